@@ -1,0 +1,53 @@
+# `make help` lists the commands. Everything runs in one virtual environment, .venv, made on first use.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= pocket
+NEEDED_GIB ?= 6
+export OMP_WAIT_POLICY ?= PASSIVE
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+BIN := $(VENV)/bin
+
+.PHONY: help setup run test quick lint lab figures clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F': +' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+# Installs anew only when the requirements change; a failed installation leaves no mark and is tried again.
+$(VENV)/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	  || { echo "The course needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true). Name another: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "This Python has no venv module; install it (Debian, Ubuntu: apt install python3-venv) and try again."; exit 1; }
+	@free=$$(df -Pk . | awk 'NR==2 {print int($$4 / 1048576)}'); [ "$$free" -ge $(NEEDED_GIB) ] \
+	  || { echo "The installation needs $(NEEDED_GIB) GiB of free space here, $$free GiB are left; free some and try again."; exit 1; }
+	@echo "setting up $(VENV) (a few minutes, once)"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt 2>$(VENV)/pip.log \
+	  || { grep -v WARNING $(VENV)/pip.log | tail -5; echo "The installation failed; the lines above say why. Check the network and run the same command again."; exit 1; }
+	@touch $@
+
+setup: $(VENV)/installed  ## set up .venv (2-5 minutes, once; the other commands do it by themselves)
+
+run: setup  ## run the whole course headless (4 minutes on 2 cores; PROFILE= REVIEWS= BASE_MODEL= LIMIT= SEED= RUN= FRESH=1)
+	@$(BIN)/python -m finetuning run --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)") \
+	  $(if $(LIMIT),--limit "$(LIMIT)") $(if $(SEED),--seed "$(SEED)") $(if $(RUN),--name "$(RUN)") $(if $(FRESH),--fresh)
+
+test: lint  ## all that CI runs: lint, unit tests, every notebook (12 minutes on 2 cores)
+	@$(BIN)/python -m pytest
+
+quick: lint  ## lint and unit tests, for the edit loop (90 seconds)
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: setup  ## ruff over code and notebooks (seconds)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lab: setup  ## open JupyterLab on the lessons
+	@$(BIN)/jupyter lab notebooks
+
+figures: setup  ## draw the figures in img/ anew (seconds)
+	@$(BIN)/python -m finetuning.figures
+
+clean:  ## remove runs/, build/ and caches; .venv stays
+	@rm -rf runs build .pytest_cache .ruff_cache

@@ -1,0 +1,24 @@
+"""Fine-tuning language models, hands on: the helper package of the course.
+
+Modules are named after the steps of the lessons. Importing the package loads none of the heavy libraries; each
+module imports torch, transformers and the others where it uses them.
+"""
+
+import os
+
+__version__ = "1.0.0"
+
+# Idle OpenMP threads that spin slow every other process on the machine down; this must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+class CourseError(Exception):
+    """Something the reader can put right; the message is one clear sentence that says how.
+
+    Jupyter shows the sentence alone, without a traceback.
+    """
+
+    def _render_traceback_(self):
+        return [f"{type(self).__name__}: {self}"]

@@ -1,0 +1,44 @@
+"""Command line: ``python -m finetuning run``."""
+
+import argparse
+import sys
+
+from finetuning import CourseError
+
+
+def main(arguments=None):
+    """Run a command; returns the exit code (0 done, 1 with a sentence on standard error)."""
+    parser = argparse.ArgumentParser(prog="python -m finetuning", description="The fine-tuning course, headless.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="execute the lessons and write results.json and report.html")
+    run.add_argument("--profile", default="pocket", help="what to run (default: %(default)s)")
+    run.add_argument("--reviews", default="", help="your own reviews: a CSV, JSON Lines or Parquet file, a folder of them, or a Hub id")
+    run.add_argument("--base-model", default="", help="another T5: a folder or a Hub id")
+    run.add_argument("--limit", type=int, default=0, help="at most so many training and test reviews (0: all)")
+    run.add_argument("--seed", type=int, default=1)
+    run.add_argument("--name", default="", help="the run's folder under runs/ (default: the profile)")
+    run.add_argument("--fresh", action="store_true", help="start over instead of going on where the run stopped")
+    given = parser.parse_args(arguments)
+    from finetuning.course import run_course
+
+    try:
+        run_course(
+            given.profile,
+            reviews=given.reviews,
+            base_model=given.base_model,
+            limit=given.limit,
+            seed=given.seed,
+            name=given.name,
+            fresh=given.fresh,
+        )
+    except CourseError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last finished lesson", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Lesson 02: what can be had without fine-tuning anything."""
+
+import numpy as np
+
+
+def tfidf_classifier(seed=1):
+    """TF-IDF over words and word pairs, then logistic regression: the baseline every text classifier must beat."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, strip_accents="unicode"),
+        LogisticRegression(C=10, max_iter=1000, random_state=seed),
+    )
+
+
+def telling_words(classifier, count=12):
+    """The terms with the largest weights: two lists of (term, weight), towards negative and towards positive."""
+    vectorizer, regression = classifier[0], classifier[-1]
+    weights, terms = regression.coef_[0], vectorizer.get_feature_names_out()
+    order = np.argsort(weights)
+    pick = lambda rows: [(str(terms[row]), float(weights[row])) for row in rows]  # noqa: E731
+    return pick(order[:count]), pick(order[: -count - 1 : -1])
+
+
+def learning_curve(train, test, sizes, *, repeats=3, seed=1):
+    """Test accuracy of TF-IDF for each number of training reviews: an array of shape (sizes, repeats).
+
+    Each repeat trains on another stratified sample of the training split.
+    """
+    from finetuning.data import take
+
+    scores = np.zeros((len(sizes), repeats))
+    for i, size in enumerate(sizes):
+        for repeat in range(repeats):
+            sample = take(train, size, seed + repeat)
+            model = tfidf_classifier(seed).fit(sample["text"], sample["label"])
+            scores[i, repeat] = model.score(test["text"], test["label"])
+    return scores

@@ -1,0 +1,181 @@
+"""Run the lessons headless, one after the other: ``make run``, ``python -m finetuning run``."""
+
+import hashlib
+import os
+import re
+import shutil
+import time
+
+from finetuning import CourseError
+from finetuning.profiles import choose
+from finetuning.workspace import LESSONS, Workspace, caption, home, results_table, write_atomically
+
+RETURN_OF_A_KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, set limit=, or choose a smaller profile"
+
+
+def run_course(profile="pocket", *, reviews="", base_model="", limit=0, seed=1, name="", fresh=False, lessons=LESSONS):
+    """Execute the lessons with papermill and write ``report.html``; returns the workspace.
+
+    A lesson that this run has executed before is skipped, unless its source or an earlier lesson has changed since. A
+    failing cell raises CourseError with the lesson, the cell and the error; the partly executed notebook stays.
+    """
+    settings = choose(profile, reviews=reviews, base_model=base_model, limit=limit, seed=seed)
+    name = name or profile
+    if fresh:
+        from finetuning.workspace import runs_folder
+
+        if not re.fullmatch(r"[\w][\w.-]*", name):
+            raise CourseError(f"A run's name is made of letters, digits, '.', '_' and '-', not {name!r}.")
+        shutil.rmtree(runs_folder() / name, ignore_errors=True)
+    workspace = Workspace(name, settings)
+    parameters = {
+        "profile": profile,
+        "reviews": settings.reviews if reviews else "",
+        "base_model": settings.model if base_model else "",
+        "limit": limit,
+        "seed": seed,
+        "run": name,
+    }
+    print(f"{len(lessons)} lessons, {caption(workspace.results())}; files go to {workspace.path}", flush=True)
+    stale = False
+    for lesson in lessons:
+        source = home() / "notebooks" / f"{lesson}.ipynb"
+        if not source.exists():
+            raise CourseError(f"{source} is missing; run this from a clone of the course.")
+        if not stale and _done(workspace, lesson, source):
+            print(f"{lesson}  done before (FRESH=1 starts over)", flush=True)
+            continue
+        stale = True
+        seconds = _execute(workspace, lesson, source, parameters)
+        workspace.add_seconds(seconds)
+    report = write_report(workspace)
+    print(f"\n{results_table(workspace.results()).to_string()}\n\n{caption(workspace.results())}\nreport: {report}")
+    return workspace
+
+
+def _digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _done(workspace, lesson, source):
+    """Whether the run holds a whole execution of this very notebook."""
+    import nbformat
+
+    copy = workspace.notebooks / f"{lesson}.ipynb"
+    try:
+        kept = nbformat.read(copy, as_version=4).metadata.get("finetuning", {})
+    except (OSError, ValueError):
+        return False
+    return kept.get("source") == _digest(source) and kept.get("done", False)
+
+
+def _execute(workspace, lesson, source, parameters):
+    """One lesson through papermill, with a line per cell; returns its seconds."""
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    copy = workspace.notebooks / f"{lesson}.ipynb"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    # The kernel works in the run's own folder's parent course and must find this package's thread settings.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    began = time.monotonic()
+    print(f"{lesson}  started", flush=True)
+    try:
+        papermill.execute_notebook(
+            source,
+            copy,
+            parameters=parameters,
+            cwd=source.parent,
+            engine_name="finetuning",
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=False,
+        )
+    except PapermillExecutionError as error:
+        if error.ename == "CourseError":
+            raise CourseError(f"{lesson}, cell {error.exec_count}: {error.evalue}\n(executed so far: {copy})") from error
+        lines = [line for line in _plain("\n".join(error.traceback)).splitlines() if line.strip()][-6:]
+        raise CourseError(
+            f"{lesson}, cell {error.exec_count}: {error.ename}: {error.evalue}\n  " + "\n  ".join(lines) + f"\n(executed so far: {copy})"
+        ) from error
+    except DeadKernelError as error:
+        raise CourseError(f"{lesson}: {RETURN_OF_A_KILLED_KERNEL}.\n(executed so far: {copy})") from error
+    except OSError as error:
+        raise CourseError(f"{lesson}: could not write {copy}: {error.strerror}; free some space, then run again.") from error
+    seconds = time.monotonic() - began
+    notebook = nbformat.read(copy, as_version=4)
+    notebook.metadata["finetuning"] = {"source": _digest(source), "done": True, "seconds": round(seconds, 1)}
+    write_atomically(copy, nbformat.writes(notebook))
+    print(f"{lesson}  done in {seconds:.0f} s", flush=True)
+    return seconds
+
+
+def _plain(text):
+    """Text without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def register_engine():
+    """Papermill's usual engine, made to print one line per slow cell instead of a progress bar."""
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+            report = nb_man.cell_complete
+            code = [cell for cell in nb_man.nb.cells if cell.cell_type == "code"]
+
+            def cell_complete(cell, *positional, **named):
+                report(cell, *positional, **named)
+                if cell.cell_type == "code":
+                    timing = cell.metadata.papermill
+                    if timing.duration and timing.duration > 2:
+                        first = next((line for line in cell.source.splitlines() if line and not line.startswith("#")), "")
+                        print(f"    cell {code.index(cell) + 1}/{len(code)}  {timing.duration:5.1f} s  {first[:70]}", flush=True)
+
+            nb_man.cell_complete = cell_complete
+            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+    papermill_engines.register("finetuning", Engine)
+
+
+register_engine()
+
+
+def write_report(workspace):
+    """``report.html`` and one page per executed lesson beside the notebooks, linked; returns its path.
+
+    Everything a page needs is inside it: no script or style is fetched when it is opened.
+    """
+    import html
+
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    results = workspace.results()
+    done = [lesson for lesson in LESSONS if (workspace.notebooks / f"{lesson}.ipynb").exists()]
+    exporter = HTMLExporter(template_name="lab", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="", widget_renderer_url="")
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    for i, lesson in enumerate(done):
+        notebook = nbformat.read(workspace.notebooks / f"{lesson}.ipynb", as_version=4)
+        page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(home() / "notebooks"), "name": lesson}})
+        links = ['<a href="../report.html">results</a>']
+        links += [f'<a href="{near}.html">{near}</a>' for near in (done[i - 1] if i else None, *done[i + 1 : i + 2]) if near]
+        bar = f'<nav style="font:16px sans-serif;padding:12px 24px">{" · ".join(links)}</nav>'
+        page = re.sub(r"<script[^>]*\ssrc=[^>]*></script>", "", page)
+        write_atomically(workspace.notebooks / f"{lesson}.html", page.replace("<main>", bar + "<main>", 1))
+    table = results_table(results)
+    lessons = "".join(f'<li><a href="notebooks/{lesson}.html">{lesson}</a></li>' for lesson in done)
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Fine-tuning: results</title><style>'
+        "body{font:16px/1.5 sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
+        "table{border-collapse:collapse}th,td{padding:.4rem .8rem;border-bottom:1px solid #ddd;text-align:right}"
+        "th:first-child,td:nth-child(2){text-align:left}</style></head><body><h1>Results of this run</h1>"
+        f"{table.to_html(border=0) if len(table) else '<p>No results yet.</p>'}"
+        f"<p>{html.escape(caption(results))}. Intervals: 95 %, bootstrap over the test reviews.</p>"
+        f"<h2>The lessons as this run executed them</h2><ul>{lessons}</ul></body></html>"
+    )
+    write_atomically(workspace.path / "report.html", page)
+    return workspace.path / "report.html"

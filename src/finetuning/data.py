@@ -1,0 +1,258 @@
+"""Lesson 01: read, clean, check, split and measure reviews."""
+
+import csv
+import html
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from finetuning import CourseError
+
+LABELS = {"0": 0, "1": 1, "negative": 0, "positive": 1, "neg": 0, "pos": 1}
+FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+EXPECTED = "expected are a text in column 'text' and 0/1, negative/positive or neg/pos in column 'label'"
+LONGEST = 100_000  # characters; what follows in a longer text is cut when it is cleaned
+
+
+def clean_text(text):
+    """A review as plain text: HTML line breaks and entities resolved, white space collapsed, at most LONGEST characters."""
+    text = re.sub(r"<br\s*/?>", " ", text[:LONGEST], flags=re.IGNORECASE)
+    return re.sub(r"\s+", " ", html.unescape(text)).strip()
+
+
+def read_split(place, split):
+    """One split of a folder of review files (``train.parquet``, ``test.csv`` …) or of a Hub data set, as it is."""
+    folder = Path(place)
+    if folder.is_dir():
+        return _read_file(_split_files(folder)[split])
+    return _read_hub(place, None)[split]
+
+
+def load_reviews(place, revision=None, *, limit=0, seed=1):
+    """Reviews as a DatasetDict with ``train``, ``test`` and, where the source has one, ``validation``.
+
+    ``place`` is a CSV, JSON Lines or Parquet file, a folder with ``train`` and ``test`` files of these kinds, or a Hub
+    id (``revision`` pins it). Columns ``text`` (str) and ``label`` (0 negative, 1 positive); further columns are kept.
+    A single file is split 80/20 into train and test. ``limit`` caps train and test each, stratified by label.
+    Raises CourseError, naming the place, what was found and what is expected. Used in lesson 01.
+    """
+    path = Path(place)
+    if path.is_dir():
+        splits = {name: _read_file(file) for name, file in _split_files(path).items()}
+    elif path.exists() or path.suffix in FORMATS:
+        splits = {"train": _read_file(path)}
+    else:
+        splits = _read_hub(place, revision)
+    from datasets import DatasetDict
+
+    splits = DatasetDict({name: _checked(split, f"{place} ({name})") for name, split in splits.items()})
+    if "test" not in splits:
+        splits = split_off(splits, "test", 0.2, seed)
+    if limit:
+        for name, size in (("train", limit), ("test", limit), ("validation", max(2, limit // 5))):
+            if name in splits:
+                splits[name] = take(splits[name], size, seed)
+    for name, split in splits.items():
+        _check_classes(split, f"{place} ({name})")
+    return splits
+
+
+def _split_files(folder):
+    files = {}
+    for name in ("train", "validation", "test"):
+        found = sorted(file for file in folder.glob(f"{name}*") if file.suffix in FORMATS)
+        if found:
+            files[name] = found[0]
+    if "train" not in files:
+        kinds = ", ".join(f"train{suffix}" for suffix in FORMATS)
+        found = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
+        raise CourseError(f"{folder} holds {found}; expected is a file of training reviews there ({kinds}).")
+    return files
+
+
+def _read_file(path):
+    """A file as a Dataset. CSV is read as it stands: every cell is text."""
+    from datasets import Dataset
+
+    if not path.exists():
+        raise CourseError(f"There is no file {path}; check the path given as reviews.")
+    if path.suffix not in FORMATS:
+        raise CourseError(f"{path} is no CSV, JSON Lines or Parquet file ({', '.join(FORMATS)}).")
+    if path.stat().st_size == 0:
+        raise CourseError(f"{path} is empty; {EXPECTED}.")
+    try:
+        if path.suffix == ".parquet":
+            return Dataset.from_parquet(str(path), keep_in_memory=True)
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(_csv_rows(file, path) if path.suffix == ".csv" else _json_rows(file, path))
+    except UnicodeDecodeError as error:
+        raise CourseError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
+    except (ValueError, OSError) as error:
+        raise CourseError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not rows:
+        raise CourseError(f"{path} has no reviews, only a head line; {EXPECTED}.")
+    columns = list(rows[0])
+    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
+
+
+def _csv_rows(file, path):
+    csv.field_size_limit(2**30)  # a review of some MB is one cell
+    reader = csv.DictReader(file)
+    for row in reader:
+        if None in row:
+            raise CourseError(
+                f"{path}, line {reader.line_num}: more cells than columns; put texts that hold commas in double quotes."
+            )
+        yield row
+
+
+def _json_rows(file, path):
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CourseError(f"{path}, line {number}: not a JSON object ({error}); JSON Lines has one object per line.") from error
+        if not isinstance(row, dict):
+            raise CourseError(f"{path}, line {number}: not a JSON object but {line.strip()[:40]!r}.")
+        yield row
+
+
+def _read_hub(place, revision):
+    """A data set of the Hub by its id; one sentence when it cannot be reached."""
+    from datasets import load_dataset
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
+        raise CourseError(
+            f"{place!r} is neither a file, a folder nor a Hub id such as stanfordnlp/imdb; check what was given as reviews."
+        )
+    try:
+        splits = load_dataset(place, revision=revision)
+    except Exception as error:  # the libraries below raise a dozen kinds of errors for a network that is not there
+        raise CourseError(
+            f"The data set {place} could not be loaded from the Hub ({type(error).__name__}); check the name and the network and try "
+            f"again, set HF_HUB_OFFLINE=1 when it is cached, give a local file as REVIEWS=..., or run PROFILE=pocket."
+        ) from error
+    return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
+
+
+def _checked(split, where):
+    """The split with texts and 0/1 labels, or a sentence on the first row that has neither."""
+    from datasets import Value
+
+    missing = [column for column in ("text", "label") if column not in split.column_names]
+    if missing:
+        raise CourseError(f"{where} has the columns {', '.join(map(str, split.column_names))}; {EXPECTED}.")
+    labels = []
+    for number, (text, label) in enumerate(zip(split["text"], split["label"], strict=True), 1):
+        if not isinstance(text, str) or not text.strip():
+            raise CourseError(f"{where}, review {number}: the text is {text!r}; give it a text or take the row out.")
+        word = str(int(label) if isinstance(label, float) and label.is_integer() else label).strip().lower()
+        if word not in LABELS:
+            raise CourseError(f"{where}, review {number}: the label is {label!r}; {EXPECTED}.")
+        labels.append(LABELS[word])
+    split = split.remove_columns("label").add_column("label", labels)
+    return split.cast_column("label", Value("int64")).cast_column("text", Value("string"))
+
+
+def _check_classes(split, where):
+    counts = np.bincount(split["label"], minlength=2)
+    if counts.min() < 2:
+        raise CourseError(
+            f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; at least 2 of each are needed to learn and to measure."
+        )
+
+
+def take(split, size, seed):
+    """At most ``size`` reviews, stratified by label and drawn with a seed, in a shuffled order."""
+    if len(split) <= size:
+        return split.shuffle(seed=seed)
+    labels, rng = np.array(split["label"]), np.random.default_rng(seed)
+    positive = round(size * labels.mean())
+    rows = [rng.choice(np.flatnonzero(labels == label), count, replace=False) for label, count in ((0, size - positive), (1, positive))]
+    return split.select(rng.permutation(np.concatenate(rows)))
+
+
+def split_off(splits, name, share, seed):
+    """Move a stratified share of ``train`` to a split of its own. Used where a source has no test or validation split."""
+    from datasets import DatasetDict
+
+    train = splits["train"]
+    held = take(train.add_column("_row", range(len(train))), max(2, round(len(train) * share)), seed)
+    rest = np.setdiff1d(np.arange(len(train)), held["_row"])
+    return DatasetDict({**splits, "train": train.select(rest), name: held.remove_columns("_row")})
+
+
+def clean(splits):
+    """The splits with every text cleaned by ``clean_text``."""
+    return splits.map(lambda batch: {"text": [clean_text(text) for text in batch["text"]]}, batched=True)
+
+
+def fingerprint(text):
+    """What counts as the same review: the words alone, lower-cased."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def find_duplicates(splits):
+    """Rows to drop, so that no review stands twice: a dict of split -> list of (row, split of the copy that stays).
+
+    The test split is kept whole but for its own repeats; a review that stands in test as well is dropped from train and
+    validation, because a model that met it in training would be marked on what it remembers. Used in lesson 01.
+    """
+    home, drop = {}, {}
+    for name in ("test", "validation", "train"):
+        drop[name] = []
+        for row, text in enumerate(splits[name]["text"]):
+            key = fingerprint(text)
+            if key in home:
+                drop[name].append((row, home[key]))
+            else:
+                home[key] = name
+    return drop
+
+
+def drop_rows(splits, drop):
+    """The splits without the rows that ``find_duplicates`` names."""
+    from datasets import DatasetDict
+
+    kept = {}
+    for name, split in splits.items():
+        gone = {row for row, _ in drop[name]}
+        kept[name] = split.select([row for row in range(len(split)) if row not in gone])
+    return DatasetDict(kept)
+
+
+def token_lengths(texts, tokenizer, prompt):
+    """Tokens per prompted review, end token included, as an integer array of shape (reviews,)."""
+    ids = tokenizer([prompt.format(text=text) for text in texts], verbose=False)["input_ids"]
+    return np.array([len(row) for row in ids])
+
+
+def truncation_loss(lengths, limits):
+    """For each limit in ``limits`` the share of reviews that are cut and the share of all tokens that is lost (two arrays)."""
+    cut = np.array([(lengths > limit).mean() for limit in limits])
+    lost = np.array([np.maximum(lengths - limit, 0).sum() / lengths.sum() for limit in limits])
+    return cut, lost
+
+
+def padded_tokens(lengths, batch_size, strategy, *, max_length=512, seed=1):
+    """Tokens that the model computes over in one epoch, padding included.
+
+    ``strategy`` is ``"to max_length"`` (every review as long as the limit), ``"to longest"`` (each random batch as long
+    as its longest review) or ``"grouped"`` (batches of similar length, as the Trainer's ``group_by_length`` draws them:
+    sorted within blocks of 50 batches). Lengths over ``max_length`` are cut first.
+    """
+    lengths = np.minimum(lengths, max_length)
+    if strategy == "to max_length":
+        return len(lengths) * max_length
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    if strategy == "grouped":
+        block = 50 * batch_size
+        order = np.concatenate([part[np.argsort(-lengths[part])] for part in np.split(order, range(block, len(order), block))])
+    elif strategy != "to longest":
+        raise CourseError(f"There is no padding strategy {strategy!r}; choose 'to max_length', 'to longest' or 'grouped'.")
+    batches = np.split(lengths[order], range(batch_size, len(order), batch_size))
+    return int(sum(len(batch) * batch.max() for batch in batches))

@@ -1,0 +1,49 @@
+"""Labels as words, and the words' scores in one decoder step. Used from lesson 01 on."""
+
+import time
+
+import numpy as np
+
+from finetuning import CourseError
+
+LABEL_WORDS = ("negative", "positive")  # label 0, label 1
+
+
+def label_ids(tokenizer):
+    """The token ids of the two label words, in the order of the labels. Raises CourseError unless each is one token."""
+    ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in LABEL_WORDS]
+    if any(len(tokens) != 1 for tokens in ids):
+        raise CourseError(
+            f"This tokenizer cuts the label words into several tokens ({dict(zip(LABEL_WORDS, ids, strict=True))}); "
+            "one-step scoring needs one token each: choose a T5 whose vocabulary holds both words."
+        )
+    return [tokens[0] for tokens in ids]
+
+
+def length_sorted_batches(lengths, batch_size):
+    """Rows in batches of similar length, the longest first so that a memory limit shows at once."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def score_labels(model, tokenizer, texts, *, prompt, max_length, batch_size=64):
+    """The probability of each label word as the first word of the answer.
+
+    One decoder step replaces ``generate``: the answer is one token long, so its logits are all there is to know. Returns
+    a float array of shape (reviews, 2), rows summing to one over the two words, and the reviews scored per second.
+    """
+    import torch
+
+    words = label_ids(tokenizer)
+    began = time.perf_counter()
+    rows = tokenizer([prompt.format(text=text) for text in texts], truncation=True, max_length=max_length)["input_ids"]
+    probabilities = np.zeros((len(rows), 2))
+    model.eval()
+    with torch.inference_mode():
+        for batch in length_sorted_batches([len(row) for row in rows], batch_size):
+            inputs = tokenizer.pad({"input_ids": [rows[i] for i in batch]}, pad_to_multiple_of=8, return_tensors="pt")
+            inputs = inputs.to(model.device)
+            start = torch.full((len(batch), 1), model.config.decoder_start_token_id, device=model.device)
+            logits = model(**inputs, decoder_input_ids=start).logits[:, 0, words]
+            probabilities[batch] = logits.float().softmax(-1).cpu().numpy()
+    return probabilities, len(rows) / (time.perf_counter() - began)

@@ -1,0 +1,76 @@
+"""Accuracy, F1 and their uncertainty. Lesson 02 introduces them; every later lesson uses them."""
+
+import evaluate
+import numpy as np
+from datasets import Features, Value
+from sklearn.metrics import accuracy_score, f1_score
+
+_FEATURES = Features({"predictions": Value("int32"), "references": Value("int32")})
+
+
+class Accuracy(evaluate.Metric):
+    """Share of right predictions; scikit-learn's number behind the ``evaluate`` interface, so that no Hub is needed."""
+
+    def _info(self):
+        return evaluate.MetricInfo(description="accuracy", citation="", features=_FEATURES)
+
+    def _compute(self, predictions, references):
+        return {"accuracy": float(accuracy_score(references, predictions))}
+
+
+class F1(evaluate.Metric):
+    """Harmonic mean of precision and recall of the positive class."""
+
+    def _info(self):
+        return evaluate.MetricInfo(description="F1", citation="", features=_FEATURES)
+
+    def _compute(self, predictions, references):
+        return {"f1": float(f1_score(references, predictions, zero_division=0))}
+
+
+def classification_metrics():
+    """Accuracy and F1 in one ``evaluate`` object: ``.compute(predictions=…, references=…)`` -> a dict."""
+    return evaluate.combine([Accuracy(keep_in_memory=True), F1(keep_in_memory=True)])
+
+
+def bootstrap_interval(correct, *, level=0.95, resamples=10_000, seed=1):
+    """Percentile bootstrap interval of a mean (Efron and Tibshirani 1993, chapter 13): (low, high).
+
+    ``correct`` is an array of 0/1 (or bool), one per test review. For 0/1 values the number of right answers in a
+    resample is binomial, so it is drawn directly instead of review by review.
+    """
+    correct = np.asarray(correct, dtype=float)
+    n = len(correct)
+    means = np.random.default_rng(seed).binomial(n, correct.mean(), resamples) / n
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def measure(lesson, method, predictions, labels, *, seed=1, **measured):
+    """A row of the results table: accuracy with its 95 % interval, F1 and the number of test reviews, plus ``measured``."""
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    scores = classification_metrics().compute(predictions=predictions, references=labels)
+    low, high = bootstrap_interval(predictions == labels, seed=seed)
+    return {
+        "lesson": lesson,
+        "method": method,
+        **scores,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "n_test": len(labels),
+        **measured,
+    }
+
+
+def verdict(first, second):
+    """A sentence that compares two rows of the results table as far as their intervals allow."""
+    names = f"{first['method']} ({first['accuracy']:.3f})", f"{second['method']} ({second['accuracy']:.3f})"
+    if first["accuracy_low"] > second["accuracy_high"]:
+        return f"{names[0]} is better than {names[1]}: their 95 % intervals do not overlap."
+    if second["accuracy_low"] > first["accuracy_high"]:
+        return f"{names[1]} is better than {names[0]}: their 95 % intervals do not overlap."
+    ahead, behind = names if first["accuracy"] >= second["accuracy"] else names[::-1]
+    return (
+        f"{ahead} is ahead of {behind} on these {first['n_test']:,} test reviews, but their 95 % intervals overlap: "
+        "this comparison alone does not settle it (lesson 05 compares review by review, which is sharper)."
+    )

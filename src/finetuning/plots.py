@@ -1,0 +1,132 @@
+"""The lessons' figures, all in one style: colour-blind safe (Okabe and Ito 2008), labelled axes, readable on a slide."""
+
+import numpy as np
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
+
+
+def figure(title, *, width=8.0, height=4.0, columns=1):
+    """A titled figure in the course's style: (figure, axes)."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "figure.facecolor": "white",
+            "font.size": 12,
+            "axes.titlesize": 14,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "#E6E6E6",
+            "legend.frameon": False,
+        }
+    )
+    fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained")
+    fig.suptitle(title, x=0.01, ha="left", fontsize=14)
+    return fig, axes
+
+
+def plot_lengths(lengths, max_length):
+    """Histogram of review lengths in tokens with the limit marked."""
+    fig, ax = figure("How long are the reviews?")
+    ax.hist(lengths, bins=40, color=BLUE)
+    ax.axvline(max_length, color=ORANGE, linewidth=2, label=f"limit of this profile: {max_length} tokens")
+    ax.axvline(np.median(lengths), color="black", linestyle=":", linewidth=2, label=f"median: {np.median(lengths):.0f} tokens")
+    ax.set(xlabel="tokens per review, with prompt and </s>", ylabel="reviews")
+    ax.legend()
+    return fig
+
+
+def plot_truncation(limits, cut, lost, max_length):
+    """Share of reviews cut and of tokens lost for each limit."""
+    fig, ax = figure("What does a shorter limit cost?")
+    ax.plot(limits, 100 * cut, marker="o", color=BLUE, label="reviews that lose their end")
+    ax.plot(limits, 100 * lost, marker="s", color=ORANGE, label="tokens lost")
+    ax.axvline(max_length, color=GREY, linestyle=":", linewidth=2, label="limit of this profile")
+    ax.set(xlabel="limit in tokens", ylabel="percent", ylim=(-2, 102))
+    ax.legend()
+    return fig
+
+
+def plot_padding(tokens, real):
+    """Bars of the tokens computed per epoch by padding strategy, the real ones marked. ``tokens``: dict of name -> count."""
+    fig, ax = figure("Tokens computed in one epoch", height=0.8 + 0.8 * len(tokens))
+    names = list(tokens)
+    ax.barh(names, [tokens[name] for name in names], color=ORANGE, label="padding")
+    ax.barh(names, [real] * len(names), color=BLUE, label="real tokens")
+    for i, name in enumerate(names):
+        ax.text(tokens[name], i, f" {1 - real / tokens[name]:.0%} padding", va="center")
+    ax.set(xlabel="tokens", xlim=(0, 1.25 * max(tokens.values())))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    ax.legend(loc="lower right")
+    return fig
+
+
+def plot_words(negative, positive):
+    """The terms with the largest weights of a linear classifier, towards negative and towards positive."""
+    fig, ax = figure("What the bag of words goes by", height=0.3 * (len(negative) + len(positive)) + 1)
+    words = positive + negative[::-1]
+    ax.barh([word for word, _ in words], [weight for _, weight in words], color=[BLUE if w > 0 else ORANGE for _, w in words])
+    ax.set(xlabel="weight in the logistic regression (right: towards positive)")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+def plot_confusion(matrix, words, title):
+    """A confusion matrix with counts; rows are the truth."""
+    fig, ax = figure(title, width=5, height=4)
+    ax.imshow(matrix, cmap="Blues", vmin=0)
+    ax.set(xticks=(0, 1), yticks=(0, 1), xticklabels=words, yticklabels=words, xlabel="predicted", ylabel="true")
+    for (row, column), count in np.ndenumerate(np.asarray(matrix)):
+        ax.text(column, row, f"{count:,}", ha="center", va="center", fontsize=16, color="white" if count > np.max(matrix) / 2 else "black")
+    ax.grid(visible=False)
+    return fig
+
+
+def plot_learning_curve(sizes, scores, floor):
+    """Accuracy against the number of training reviews (log scale), mean and range over the repeats."""
+    fig, ax = figure("More training reviews, better bag of words")
+    ax.fill_between(sizes, scores.min(axis=1), scores.max(axis=1), color=BLUE, alpha=0.2, label="range over samples")
+    ax.plot(sizes, scores.mean(axis=1), marker="o", color=BLUE, label="mean")
+    ax.axhline(floor, color=GREY, linestyle=":", linewidth=2, label="majority class")
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.minorticks_off()
+    ax.set(xlabel="training reviews", ylabel="accuracy on test")
+    ax.legend()
+    return fig
+
+
+def plot_training(runs):
+    """Loss and validation accuracy by epoch. ``runs``: dict of name -> the Trainer's log history."""
+    from finetuning.training import curves
+
+    fig, (left, right) = figure("Training", width=11, columns=2)
+    for colour, (name, history) in zip(COLOURS, runs.items(), strict=False):
+        found = curves(history)
+        left.plot(*found["loss"], color=colour, label=f"{name}: training")
+        left.plot(*found["eval_loss"], color=colour, linestyle="--", marker="o", label=f"{name}: validation")
+        right.plot(*found["eval_accuracy"], color=colour, marker="o", label=name)
+    left.set(xlabel="epoch", ylabel="cross-entropy per label token", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="accuracy on validation")
+    left.legend(fontsize=10)
+    right.legend(fontsize=10)
+    return fig
+
+
+def plot_results(rows):
+    """Accuracy of each method with its 95 % interval, in the order of the lessons."""
+    fig, ax = figure("Accuracy on the test reviews, with 95 % intervals", height=1.2 + 0.5 * len(rows))
+    for i, row in enumerate(rows):
+        ax.plot([row["accuracy_low"], row["accuracy_high"]], [i, i], color=BLUE, linewidth=3)
+        ax.plot(row["accuracy"], i, "o", color=BLUE, markersize=9)
+        ax.text(row["accuracy_high"], i, f"  {row['accuracy']:.3f}", va="center")
+    ax.set(xlabel="accuracy", yticks=range(len(rows)), yticklabels=[row["method"] for row in rows], xlim=(0.4, 1.05))
+    ax.invert_yaxis()
+    return fig

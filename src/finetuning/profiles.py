@@ -1,0 +1,170 @@
+"""What to run: a profile names everything that differs between a laptop and a cluster."""
+
+import os
+import platform
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+from finetuning import CourseError
+
+ASSETS = Path(__file__).parent / "assets"
+POCKET_T5 = ASSETS / "pocket_t5"
+POCKET_REVIEWS = ASSETS / "pocket_reviews"
+
+IMDB = {"reviews": "stanfordnlp/imdb", "reviews_revision": "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Settings of a run. Lengths are in tokens, sizes in reviews, ``device_memory`` in GiB per GPU (0: no GPU needed)."""
+
+    name: str
+    model: str  # a folder or a Hub id
+    model_revision: str | None
+    reviews: str  # a file, a folder or a Hub id
+    reviews_revision: str | None
+    prompt: str
+    max_length: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    scratch_learning_rate: float
+    device_memory: int
+    limit: int = 0  # largest number of training reviews, and of test reviews; 0: all
+    seed: int = 1
+
+    def as_dict(self):
+        """The settings as plain values."""
+        return asdict(self)
+
+
+def _t5(name, size, revision, batch_size, learning_rate, device_memory):
+    return Profile(
+        name=name,
+        model=f"google-t5/t5-{size}",
+        model_revision=revision,
+        **IMDB,
+        prompt="sst2 sentence: {text}",  # T5 met sentiment under this prefix (Raffel et al. 2020, appendix D)
+        max_length=512,
+        epochs=2,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        scratch_learning_rate=learning_rate,
+        device_memory=device_memory,
+    )
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="pocket",
+            model=str(POCKET_T5),
+            model_revision=None,
+            reviews=str(POCKET_REVIEWS),
+            reviews_revision=None,
+            prompt="sentiment: {text}",
+            max_length=256,
+            epochs=5,
+            batch_size=16,
+            learning_rate=5e-4,
+            scratch_learning_rate=1e-3,
+            device_memory=0,
+        ),
+        _t5("small", "small", "df1b051c49625cf57a3d0d8d3863ed4d13564fe4", 32, 5e-4, 8),
+        _t5("base", "base", "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1", 16, 3e-4, 16),
+        _t5("large", "large", "150ebc2c4b72291e770f58e6057481c8d2ed331a", 8, 1e-4, 40),
+        _t5("3b", "3b", "bed96aab9ee46012a5046386105ee5fd0ac572f0", 4, 1e-4, 80),
+        _t5("11b", "11b", "90f37703b3334dfe9d2b009bfcbfbf1ac9d28ea3", 1, 1e-4, 640),
+    )
+}
+
+
+def choose(profile="pocket", *, reviews="", base_model="", limit=0, seed=1):
+    """The settings of a run: a profile by name, with your own reviews or another model in place of its own.
+
+    Used at the top of every lesson. ``reviews`` is a file (CSV, JSON Lines, Parquet), a folder of them or a Hub id,
+    ``base_model`` a folder or a Hub id, ``limit`` the largest number of training and of test reviews (0: all).
+    Raises CourseError for an unknown profile and for a limit or seed that is no whole number from 0.
+    """
+    if profile not in PROFILES:
+        raise CourseError(f"There is no profile {profile!r}; choose one of {', '.join(PROFILES)}.")
+    for name, value in (("limit", limit), ("seed", seed)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise CourseError(f"{name} must be a whole number from 0 up, not {value!r}.")
+    settings = replace(PROFILES[profile], limit=limit, seed=seed)
+    if reviews:
+        settings = replace(settings, reviews=_absolute(reviews), reviews_revision=None)
+    if base_model:
+        settings = replace(settings, model=_absolute(base_model), model_revision=None)
+    return settings
+
+
+def _absolute(place):
+    """A file or folder as an absolute path (notebooks run in a folder of their own); a Hub id as it is."""
+    path = Path(place).expanduser()
+    return str(path.resolve()) if path.exists() else place
+
+
+def describe(place):
+    """How a model or data set is named in results: a shipped one by its title, a path by its last part, a Hub id whole."""
+    known = {str(POCKET_T5): "pocket T5", str(POCKET_REVIEWS): "Pocket Reviews"}
+    return known.get(place) or (Path(place).name if Path(place).is_absolute() else place)
+
+
+def this_machine():
+    """What the machine has: processor, cores, memory (bytes), GPU and its memory (bytes), versions of the libraries.
+
+    Used in lesson 00 and in the head of ``results.json``. ``gpu`` is None where there is none.
+    """
+    import torch
+
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": _memory(),
+        "gpu": gpu.name if gpu else None,
+        "gpus": torch.cuda.device_count(),
+        "gpu_memory_bytes": gpu.total_memory if gpu else None,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions():
+    """The versions of Python and of the libraries the course is built on."""
+    names = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "evaluate", "scikit-learn", "papermill")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def fitting_profiles(machine):
+    """For each profile, whether the machine can train it: a dict of name -> (fits, reason)."""
+    gib = (machine["gpu_memory_bytes"] or 0) / 2**30 * machine["gpus"]
+    answers = {}
+    for profile in PROFILES.values():
+        if not profile.device_memory:
+            answers[profile.name] = (True, "needs no GPU and no network")
+        elif gib >= profile.device_memory * 0.9:
+            answers[profile.name] = (True, f"{gib:.0f} GiB of GPU memory is enough; needs the network once")
+        else:
+            answers[profile.name] = (False, f"wants {profile.device_memory} GiB of GPU memory, found {gib:.0f} GiB")
+    return answers
+
+
+def _processor():
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory():
+    """Memory in bytes, the control group's limit where one is set."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total

@@ -1,0 +1,147 @@
+"""Lesson 03: the model, its loss and its checkpoints, as the Trainer needs them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from finetuning import CourseError
+
+
+def load_tokenizer(settings):
+    """The profile's tokenizer. Raises CourseError when it can be neither found nor reached."""
+    from transformers import AutoTokenizer
+
+    return _from_hub_or_folder(AutoTokenizer, settings)
+
+
+def load_model(settings, *, from_scratch=False, dropout=0.0):
+    """The profile's T5 in fp32, with its pre-trained weights or with random ones (``from_scratch``, seeded).
+
+    Only safetensors are read and no code of the Hub is run. ``dropout`` replaces the rate in the model's configuration.
+    Raises CourseError when the model can be neither found nor reached, and when it is no T5.
+    """
+    import torch
+    from transformers import AutoConfig, T5ForConditionalGeneration, set_seed
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # the bar over a handful of weights; downloads keep theirs
+    config = _from_hub_or_folder(AutoConfig, settings)
+    if config.model_type != "t5":
+        raise CourseError(f"{settings.model} is a {config.model_type!r} model; this course fine-tunes T5 models.")
+    if from_scratch:
+        set_seed(settings.seed)
+        config.dropout_rate = dropout
+        return T5ForConditionalGeneration(config).float()
+    return _from_hub_or_folder(
+        T5ForConditionalGeneration, settings, dtype=torch.float32, use_safetensors=True, dropout_rate=dropout
+    )
+
+
+def _from_hub_or_folder(kind, settings, **options):
+    try:
+        return kind.from_pretrained(settings.model, revision=settings.model_revision, **options)
+    except (OSError, ValueError) as error:
+        if Path(settings.model).is_dir():
+            raise CourseError(
+                f"The folder {settings.model} holds no whole model ({str(error).splitlines()[0]}); "
+                "expected are config.json, model.safetensors and the tokenizer's files."
+            ) from error
+        raise CourseError(
+            f"The model {settings.model} could not be loaded from the Hub ({type(error).__name__}); check the name and the network and "
+            "try again, set HF_HUB_OFFLINE=1 when it is cached, give a folder as BASE_MODEL=..., or run PROFILE=pocket."
+        ) from error
+
+
+def bf16_is_fast():
+    """Whether this machine multiplies bfloat16 matrices faster than fp32 ones. (fp16 is no option: T5 overflows in it.)"""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def label_token_loss(outputs, labels, num_items_in_batch=None):
+    """Cross-entropy summed over the label tokens and divided by their number in the whole batch.
+
+    T5's own loss averages each micro-batch by itself, so that with gradient accumulation or several processes the sum
+    comes out too large (transformers issue 47688). Handed to the Trainer as ``compute_loss_func``.
+    """
+    import torch
+
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
+    total = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
+    return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def first_step_logits(words):
+    """For the Trainer's ``preprocess_logits_for_metrics``: keep the two label words' logits of the first decoder step."""
+
+    def keep(logits, labels):
+        return (logits[0] if isinstance(logits, tuple) else logits)[:, 0, words]
+
+    return keep
+
+
+def label_accuracy(words):
+    """For the Trainer's ``compute_metrics``: accuracy and F1 of the label words, by the course's metrics."""
+    from finetuning.metrics import classification_metrics
+
+    metrics = classification_metrics()
+
+    def compute(prediction):
+        wanted = (prediction.label_ids[:, 0] == words[1]).astype(int)
+        return metrics.compute(predictions=prediction.predictions.argmax(-1), references=wanted)
+
+    return compute
+
+
+def last_whole_checkpoint(folder):
+    """The newest checkpoint that was written to its end, or None.
+
+    ``trainer_state.json`` is written last; a run killed while it wrote a checkpoint leaves a folder without a readable one.
+    """
+    steps = {}
+    for path in Path(folder).glob("checkpoint-*"):
+        try:
+            steps[json.loads((path / "trainer_state.json").read_text())["global_step"]] = path
+        except (OSError, ValueError, KeyError):
+            continue
+    return str(steps[max(steps)]) if steps else None
+
+
+def stop_after(epochs):
+    """A callback that ends training after so many epochs, as if the power had failed then."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.epoch >= epochs
+            control.should_save = True
+            return control
+
+    return Stop()
+
+
+def curves(log_history):
+    """The Trainer's log as arrays: ``loss`` and ``eval_loss``/``eval_accuracy``, each as (epochs, values)."""
+    found = {}
+    for key in ("loss", "eval_loss", "eval_accuracy"):
+        points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
+        found[key] = tuple(np.array(points).T) if points else (np.array([]), np.array([]))
+    return found
+
+
+def parameter_table(model):
+    """Parameters by part of the model: a dict of part -> count; the output layer counts once, with the embedding it shares."""
+    parts = {"embedding (shared with the output layer)": model.shared.weight.numel()}
+    for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
+        for i, block in enumerate(stack.block, 1):
+            parts[f"{name} layer {i}"] = sum(weight.numel() for weight in block.parameters())
+        parts[f"{name} final norm"] = stack.final_layer_norm.weight.numel()
+    if not model.config.tie_word_embeddings:
+        parts["output layer"] = model.lm_head.weight.numel()
+    return parts

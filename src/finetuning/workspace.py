@@ -1,0 +1,179 @@
+"""Where a run leaves its files, and ``results.json``, from which everything that shows a number reads it."""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+from finetuning import CourseError
+from finetuning.profiles import describe, this_machine, versions
+
+LESSONS = (
+    "00_welcome",
+    "01_prepare_data",
+    "02_baselines",
+    "03_finetune_with_trainer",
+)
+# Every row has these; what was not measured is None.
+ROW = (
+    "lesson",
+    "method",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "f1",
+    "n_test",
+    "train_seconds",
+    "train_reviews_per_second",
+    "predict_reviews_per_second",
+    "parameters",
+)
+
+
+def home():
+    """The folder of the course: the nearest one upwards that holds ``notebooks`` and ``pyproject.toml``, else this one."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    return here
+
+
+def runs_folder():
+    """``runs`` in the course's folder, or where the environment variable FINETUNING_RUNS points."""
+    return Path(os.environ.get("FINETUNING_RUNS") or home() / "runs")
+
+
+def write_atomically(path, text):
+    """Write ``text`` to a temporary name beside ``path`` and rename it, so that a reader never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CourseError(f"Could not write {path}: {error.strerror}; free some space or check the folder's rights, then run again.") from error
+
+
+class Workspace:
+    """The files of one run: ``data/``, ``models/``, ``logs/``, ``notebooks/`` and ``results.json`` under ``runs/<name>``.
+
+    Used by every lesson. Raises CourseError when the folder holds a run of other settings, so that numbers of two runs
+    never mix, and when its ``results.json`` cannot be read.
+    """
+
+    def __init__(self, name, settings):
+        if not re.fullmatch(r"[\w][\w.-]*", name):
+            raise CourseError(f"A run's name is made of letters, digits, '.', '_' and '-', not {name!r}.")
+        self.name = name
+        self.path = runs_folder() / name
+        self.settings = settings
+        self.data, self.models = self.path / "data", self.path / "models"
+        self.logs, self.notebooks = self.path / "logs", self.path / "notebooks"
+        self.results_file = self.path / "results.json"
+        self._check_settings()
+
+    def _about(self):
+        """What identifies a run: two runs that differ in any of it must not share a folder."""
+        settings = self.settings
+        return {
+            "profile": settings.name,
+            "model": describe(settings.model),
+            "dataset": describe(settings.reviews),
+            "limit": settings.limit,
+            "seed": settings.seed,
+        }
+
+    def _check_settings(self):
+        if not self.results_file.exists():
+            return
+        kept = self.results()["run"]
+        for key, value in self._about().items():
+            if kept.get(key) != value:
+                raise CourseError(
+                    f"{self.path} holds a run with {key} {kept.get(key)!r}, not {value!r}; "
+                    f"give this run a name of its own (RUN=...) or start over (FRESH=1)."
+                )
+
+    def results(self):
+        """The run's ``results.json`` as a dict; a fresh one where there is none yet."""
+        if not self.results_file.exists():
+            head = {**self._about(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 0.0}
+            return {"schema": 1, "run": {**head, "hardware": this_machine(), "versions": versions()}, "rows": []}
+        try:
+            results = json.loads(self.results_file.read_text(encoding="utf-8"))
+            if results["schema"] != 1 or not isinstance(results["rows"], list):
+                raise ValueError("not a results file of schema 1")
+            results["run"]["profile"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CourseError(
+                f"{self.results_file} is damaged ({error}); put back a copy, or move it away and start over (FRESH=1)."
+            ) from error
+        return results
+
+    def add_rows(self, *rows):
+        """Write rows to ``results.json``; a row replaces an earlier one of the same lesson and method."""
+        results = self.results()
+        for row in rows:
+            row = {**dict.fromkeys(ROW), **row}
+            same = (row["lesson"], row["method"])
+            results["rows"] = [r for r in results["rows"] if (r["lesson"], r["method"]) != same] + [row]
+        results["rows"].sort(key=lambda row: row["lesson"])  # stable: within a lesson the order of writing
+        write_atomically(self.results_file, json.dumps(results, indent=2) + "\n")
+
+    def add_seconds(self, seconds):
+        """Add the duration of a lesson to the run's total."""
+        results = self.results()
+        results["run"]["seconds"] = round(results["run"]["seconds"] + seconds, 1)
+        write_atomically(self.results_file, json.dumps(results, indent=2) + "\n")
+
+    def row(self, method):
+        """The row of a method. Raises CourseError when no lesson has written it yet."""
+        for row in self.results()["rows"]:
+            if row["method"] == method:
+                return row
+        raise CourseError(f"This run has no result for {method!r} yet; run the lesson that measures it first.")
+
+    def need(self, path, lesson):
+        """``path`` when an earlier lesson left it; else CourseError says which lesson to run first."""
+        if not path.exists():
+            raise CourseError(
+                f"This lesson needs what lesson {lesson} leaves in {path}; run {lesson}.ipynb first, with the same parameters."
+            )
+        return path
+
+
+def results_table(results):
+    """The results as a pandas DataFrame for reading: one line per method, measured values rounded, intervals in words."""
+    import pandas as pd
+
+    lines = []
+    for row in results["rows"]:
+        lines.append(
+            {
+                "lesson": row["lesson"],
+                "method": row["method"],
+                "accuracy": f"{row['accuracy']:.3f}",
+                "95 % interval": f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
+                "F1": f"{row['f1']:.3f}",
+                "test reviews": f"{row['n_test']:,}",
+                "training": "none" if row["train_seconds"] is None else f"{row['train_seconds']:.1f} s",
+                "predicts per second": _count(row["predict_reviews_per_second"]),
+                "parameters": _count(row["parameters"]),
+            }
+        )
+    return pd.DataFrame(lines).set_index("lesson") if lines else pd.DataFrame()
+
+
+def caption(results):
+    """One line under every table and plot: model, data, seed and hardware of the run."""
+    run = results["run"]
+    hardware = run["hardware"]
+    machine = hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
+    return f"{run['model']} on {run['dataset']}, seed {run['seed']}, {machine}"
+
+
+def _count(value):
+    return "-" if value is None else f"{value:,.0f}"
