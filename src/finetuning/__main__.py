@@ -12,7 +12,11 @@ def main(arguments=None):
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute the lessons and write results.json and report.html")
     run.add_argument("--profile", default="pocket", help="what to run (default: %(default)s)")
-    run.add_argument("--reviews", default="", help="your own reviews: a CSV, JSON Lines or Parquet file, a folder of them, or a Hub id")
+    run.add_argument(
+        "--reviews",
+        default="",
+        help="your own reviews: a CSV, JSON Lines or Parquet file, a folder of them, or a Hub id",
+    )
     run.add_argument("--base-model", default="", help="another T5: a folder or a Hub id")
     run.add_argument("--limit", type=int, default=0, help="at most so many training and test reviews (0: all)")
     run.add_argument("--seed", type=int, default=1)

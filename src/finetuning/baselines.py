@@ -11,7 +11,7 @@ def tfidf_classifier(seed=1):
 
     return make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, strip_accents="unicode"),
-        LogisticRegression(C=10, max_iter=1000, random_state=seed),
+        LogisticRegression(C=10, solver="liblinear", random_state=seed),
     )
 
 

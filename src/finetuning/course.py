@@ -10,7 +10,7 @@ from finetuning import CourseError
 from finetuning.profiles import choose
 from finetuning.workspace import LESSONS, Workspace, caption, home, results_table, write_atomically
 
-RETURN_OF_A_KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, set limit=, or choose a smaller profile"
+KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, set limit=, or choose a smaller profile"
 
 
 def run_course(profile="pocket", *, reviews="", base_model="", limit=0, seed=1, name="", fresh=False, lessons=LESSONS):
@@ -78,8 +78,7 @@ def _execute(workspace, lesson, source, parameters):
 
     copy = workspace.notebooks / f"{lesson}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
-    # The kernel works in the run's own folder's parent course and must find this package's thread settings.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # bars as widgets would clutter the executed copies
     began = time.monotonic()
     print(f"{lesson}  started", flush=True)
     try:
@@ -92,18 +91,25 @@ def _execute(workspace, lesson, source, parameters):
             kernel_name="python3",
             progress_bar=False,
             log_output=False,
+            extra_arguments=["--IPKernelApp.log_level=40"],
         )
     except PapermillExecutionError as error:
         if error.ename == "CourseError":
-            raise CourseError(f"{lesson}, cell {error.exec_count}: {error.evalue}\n(executed so far: {copy})") from error
+            raise CourseError(
+                f"{lesson}, cell {error.exec_count}: {error.evalue}\n(executed so far: {copy})"
+            ) from error
         lines = [line for line in _plain("\n".join(error.traceback)).splitlines() if line.strip()][-6:]
         raise CourseError(
-            f"{lesson}, cell {error.exec_count}: {error.ename}: {error.evalue}\n  " + "\n  ".join(lines) + f"\n(executed so far: {copy})"
+            f"{lesson}, cell {error.exec_count}: {error.ename}: {error.evalue}\n  "
+            + "\n  ".join(lines)
+            + f"\n(executed so far: {copy})"
         ) from error
     except DeadKernelError as error:
-        raise CourseError(f"{lesson}: {RETURN_OF_A_KILLED_KERNEL}.\n(executed so far: {copy})") from error
+        raise CourseError(f"{lesson}: {KILLED_KERNEL}.\n(executed so far: {copy})") from error
     except OSError as error:
-        raise CourseError(f"{lesson}: could not write {copy}: {error.strerror}; free some space, then run again.") from error
+        raise CourseError(
+            f"{lesson}: could not write {copy}: {error.strerror}; free some space, then run again."
+        ) from error
     seconds = time.monotonic() - began
     notebook = nbformat.read(copy, as_version=4)
     notebook.metadata["finetuning"] = {"source": _digest(source), "done": True, "seconds": round(seconds, 1)}
@@ -132,8 +138,13 @@ def register_engine():
                 if cell.cell_type == "code":
                     timing = cell.metadata.papermill
                     if timing.duration and timing.duration > 2:
-                        first = next((line for line in cell.source.splitlines() if line and not line.startswith("#")), "")
-                        print(f"    cell {code.index(cell) + 1}/{len(code)}  {timing.duration:5.1f} s  {first[:70]}", flush=True)
+                        first = next(
+                            (line for line in cell.source.splitlines() if line and not line.startswith("#")), ""
+                        )
+                        print(
+                            f"    cell {code.index(cell) + 1}/{len(code)}  {timing.duration:5.1f} s  {first[:70]}",
+                            flush=True,
+                        )
 
             nb_man.cell_complete = cell_complete
             return super().execute_managed_notebook(nb_man, kernel_name, **options)
@@ -156,13 +167,19 @@ def write_report(workspace):
 
     results = workspace.results()
     done = [lesson for lesson in LESSONS if (workspace.notebooks / f"{lesson}.ipynb").exists()]
-    exporter = HTMLExporter(template_name="lab", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="", widget_renderer_url="")
+    exporter = HTMLExporter(
+        template_name="lab", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="", widget_renderer_url=""
+    )
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     for i, lesson in enumerate(done):
         notebook = nbformat.read(workspace.notebooks / f"{lesson}.ipynb", as_version=4)
-        page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(home() / "notebooks"), "name": lesson}})
+        page, _ = exporter.from_notebook_node(
+            notebook, resources={"metadata": {"path": str(home() / "notebooks"), "name": lesson}}
+        )
         links = ['<a href="../report.html">results</a>']
-        links += [f'<a href="{near}.html">{near}</a>' for near in (done[i - 1] if i else None, *done[i + 1 : i + 2]) if near]
+        links += [
+            f'<a href="{near}.html">{near}</a>' for near in (done[i - 1] if i else None, *done[i + 1 : i + 2]) if near
+        ]
         bar = f'<nav style="font:16px sans-serif;padding:12px 24px">{" · ".join(links)}</nav>'
         page = re.sub(r"<script[^>]*\ssrc=[^>]*></script>", "", page)
         write_atomically(workspace.notebooks / f"{lesson}.html", page.replace("<main>", bar + "<main>", 1))

@@ -4,6 +4,7 @@ import csv
 import html
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,9 @@ def _json_rows(file, path):
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise CourseError(f"{path}, line {number}: not a JSON object ({error}); JSON Lines has one object per line.") from error
+            raise CourseError(
+                f"{path}, line {number}: not a JSON object ({error}); JSON Lines has one object per line."
+            ) from error
         if not isinstance(row, dict):
             raise CourseError(f"{path}, line {number}: not a JSON object but {line.strip()[:40]!r}.")
         yield row
@@ -172,7 +175,10 @@ def take(split, size, seed):
         return split.shuffle(seed=seed)
     labels, rng = np.array(split["label"]), np.random.default_rng(seed)
     positive = round(size * labels.mean())
-    rows = [rng.choice(np.flatnonzero(labels == label), count, replace=False) for label, count in ((0, size - positive), (1, positive))]
+    rows = [
+        rng.choice(np.flatnonzero(labels == label), count, replace=False)
+        for label, count in ((0, size - positive), (1, positive))
+    ]
     return split.select(rng.permutation(np.concatenate(rows)))
 
 
@@ -251,8 +257,27 @@ def padded_tokens(lengths, batch_size, strategy, *, max_length=512, seed=1):
     order = np.random.default_rng(seed).permutation(len(lengths))
     if strategy == "grouped":
         block = 50 * batch_size
-        order = np.concatenate([part[np.argsort(-lengths[part])] for part in np.split(order, range(block, len(order), block))])
+        order = np.concatenate(
+            [part[np.argsort(-lengths[part])] for part in np.split(order, range(block, len(order), block))]
+        )
     elif strategy != "to longest":
-        raise CourseError(f"There is no padding strategy {strategy!r}; choose 'to max_length', 'to longest' or 'grouped'.")
+        raise CourseError(
+            f"There is no padding strategy {strategy!r}; choose 'to max_length', 'to longest' or 'grouped'."
+        )
     batches = np.split(lengths[order], range(batch_size, len(order), batch_size))
     return int(sum(len(batch) * batch.max() for batch in batches))
+
+
+def save_splits(splits, folder):
+    """``splits.save_to_disk`` under a temporary name, then renamed, so that a lesson never reads a half-written data set."""
+    partial = folder.with_name(folder.name + ".partial")
+    for old in (partial, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    try:
+        splits.save_to_disk(partial)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CourseError(
+            f"Could not write {folder}: {error.strerror or error}; free some space, then run this lesson again."
+        ) from error
+    return partial.rename(folder)

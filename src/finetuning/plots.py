@@ -34,7 +34,9 @@ def plot_lengths(lengths, max_length):
     fig, ax = figure("How long are the reviews?")
     ax.hist(lengths, bins=40, color=BLUE)
     ax.axvline(max_length, color=ORANGE, linewidth=2, label=f"limit of this profile: {max_length} tokens")
-    ax.axvline(np.median(lengths), color="black", linestyle=":", linewidth=2, label=f"median: {np.median(lengths):.0f} tokens")
+    ax.axvline(
+        np.median(lengths), color="black", linestyle=":", linewidth=2, label=f"median: {np.median(lengths):.0f} tokens"
+    )
     ax.set(xlabel="tokens per review, with prompt and </s>", ylabel="reviews")
     ax.legend()
     return fig
@@ -71,7 +73,11 @@ def plot_words(negative, positive):
     """The terms with the largest weights of a linear classifier, towards negative and towards positive."""
     fig, ax = figure("What the bag of words goes by", height=0.3 * (len(negative) + len(positive)) + 1)
     words = positive + negative[::-1]
-    ax.barh([word for word, _ in words], [weight for _, weight in words], color=[BLUE if w > 0 else ORANGE for _, w in words])
+    ax.barh(
+        [word for word, _ in words],
+        [weight for _, weight in words],
+        color=[BLUE if w > 0 else ORANGE for _, w in words],
+    )
     ax.set(xlabel="weight in the logistic regression (right: towards positive)")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -84,7 +90,15 @@ def plot_confusion(matrix, words, title):
     ax.imshow(matrix, cmap="Blues", vmin=0)
     ax.set(xticks=(0, 1), yticks=(0, 1), xticklabels=words, yticklabels=words, xlabel="predicted", ylabel="true")
     for (row, column), count in np.ndenumerate(np.asarray(matrix)):
-        ax.text(column, row, f"{count:,}", ha="center", va="center", fontsize=16, color="white" if count > np.max(matrix) / 2 else "black")
+        ax.text(
+            column,
+            row,
+            f"{count:,}",
+            ha="center",
+            va="center",
+            fontsize=16,
+            color="white" if count > np.max(matrix) / 2 else "black",
+        )
     ax.grid(visible=False)
     return fig
 

@@ -17,7 +17,6 @@ a truncated SVD: Levy and Goldberg 2014) instead of noise, which saves hours on 
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
@@ -44,7 +43,8 @@ SHAPE = {
 # length of the passages in tokens -> share of the supervised batches
 PASSAGES = {32: 0.2, 64: 0.3, 128: 0.3, 256: 0.2}
 TOKENS_PER_BATCH = 8192
-SPAN_ROWS, SPAN_LENGTH = 16, 128
+SPAN_LENGTHS = (16, 32, 64, 128)  # tokens of the passages with gaps, each as often as the others
+SPAN_TOKENS = 2048
 FOLLOWS_SHARE = 1 / 16
 TOKENS_HIDDEN = 0.1  # supervised inputs: share of tokens replaced by <unk>, a cheap stand-in for dropout
 
@@ -238,14 +238,16 @@ class Passages:
     def corrupted(self, step):
         """Span corruption: inputs with sentinels for the dropped spans, targets with the spans after their sentinels."""
         rng = np.random.default_rng((self.seed, step, 1))
-        noise = round(SPAN_LENGTH * 0.15)
-        spans = round(noise / 3)
-        inputs = np.full((SPAN_ROWS, SPAN_LENGTH), PAD, dtype=np.int64)
-        targets = np.full((SPAN_ROWS, noise + spans + 2), PAD, dtype=np.int64)
-        for i in range(SPAN_ROWS):
+        length = int(rng.choice(SPAN_LENGTHS))
+        noise = max(2, round(length * 0.15))
+        spans = max(1, round(noise / 3))
+        count = SPAN_TOKENS // length
+        inputs = np.full((count, length), PAD, dtype=np.int64)
+        targets = np.full((count, noise + spans + 2), PAD, dtype=np.int64)
+        for i in range(count):
             row = self.rows[rng.choice(self.long)]
-            start = rng.integers(len(row) - SPAN_LENGTH + 1)
-            source, target = corrupt_spans(row[start : start + SPAN_LENGTH], noise, spans, self.first_sentinel, rng)
+            start = rng.integers(len(row) - length + 1)
+            source, target = corrupt_spans(row[start : start + length], noise, spans, self.first_sentinel, rng)
             inputs[i, : len(source)] = source
             targets[i, : len(target)] = target
         return inputs, targets
@@ -321,7 +323,10 @@ def prepare(source, work, seed):
         print(f"training a tokenizer on {len(texts):,} reviews", flush=True)
         tokenizer = train_tokenizer(texts)
         tokenizer.save_pretrained(work / "tokenizer")
-        rows = [np.array(ids, dtype=np.int32) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+        rows = [
+            np.array(ids, dtype=np.int32)
+            for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        ]
         print(f"{sum(map(len, rows)):,} tokens; counting words", flush=True)
         vectors = word_statistics(rows, SHAPE["d_model"], seed)
         lengths = np.array([len(row) for row in rows])
@@ -382,7 +387,7 @@ def pretrain(source, work, out, steps=None, minutes=None, seed=1, peak=1e-3, sav
             {"masters": masters, "optimizer": optimizer.state_dict(), "step": step, "seconds": spent},
             work / "state.partial",
         )
-        os.replace(work / "state.partial", state)
+        (work / "state.partial").replace(state)
 
     began = time.monotonic() - spent
     losses = {"supervised": [], "spans": []}
@@ -392,7 +397,7 @@ def pretrain(source, work, out, steps=None, minutes=None, seed=1, peak=1e-3, sav
         if progress >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, step, peak)
+            group["lr"] = float(learning_rate(progress, step, peak))
         for name, batch in (("supervised", passages.supervised(step)), ("spans", passages.corrupted(step))):
             loss = forward_loss(model, *batch, device)
             loss.backward()
@@ -434,13 +439,17 @@ def write_model(model, tokenizer, out):
 def main(arguments=None):
     """Command line of ``python -m finetuning.pretrain``."""
     parser = argparse.ArgumentParser(prog="python -m finetuning.pretrain", description="Pre-train pocket T5.")
-    parser.add_argument("--source", default="stanfordnlp/imdb", help="folder with train.parquet and test.parquet, or the Hub id")
+    parser.add_argument(
+        "--source", default="stanfordnlp/imdb", help="folder with train.parquet and test.parquet, or the Hub id"
+    )
     parser.add_argument("--work", default="build/pretrain", help="where unfinished work is kept (default: %(default)s)")
     parser.add_argument("--out", default="build/pocket_t5", help="where the model goes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate (default: %(default)s)")
     length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--steps", type=int, help="optimizer steps: the same seed and steps give the same weights on one CPU")
+    length.add_argument(
+        "--steps", type=int, help="optimizer steps: the same seed and steps give the same weights on one CPU"
+    )
     length.add_argument("--minutes", type=float, help="training time")
     given = parser.parse_args(arguments)
     pretrain(given.source, given.work, given.out, given.steps, given.minutes, given.seed, given.rate)

@@ -1,6 +1,7 @@
 """Lesson 03: the model, its loss and its checkpoints, as the Trainer needs them."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,10 @@ def load_model(settings, *, from_scratch=False, dropout=0.0):
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # the bar over a handful of weights; downloads keep theirs
+    if not torch.cuda.is_available():
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # else DeepSpeed, which accelerate imports, warns that it guesses so
     config = _from_hub_or_folder(AutoConfig, settings)
     if config.model_type != "t5":
         raise CourseError(f"{settings.model} is a {config.model_type!r} model; this course fine-tunes T5 models.")
@@ -73,7 +78,9 @@ def label_token_loss(outputs, labels, num_items_in_batch=None):
     import torch
 
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
-    total = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
+    total = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
+    )
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
@@ -145,3 +152,28 @@ def parameter_table(model):
     if not model.config.tie_word_embeddings:
         parts["output layer"] = model.lm_head.weight.numel()
     return parts
+
+
+def save_model(model, tokenizer, folder, log_history):
+    """Model (safetensors), tokenizer and the Trainer's log (``history.json``) in one folder; returns the folder.
+
+    The model is written under a temporary name first, so that a full disk leaves an older one as it was.
+    """
+    import shutil
+
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        (partial / "history.json").write_text(json.dumps(log_history))
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CourseError(
+            f"Could not write {folder}: {error.strerror or error}; free some space, then run the cell again."
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in partial.iterdir():
+        file.replace(folder / file.name)
+    partial.rmdir()
+    return folder

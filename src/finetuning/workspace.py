@@ -54,7 +54,9 @@ def write_atomically(path, text):
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise CourseError(f"Could not write {path}: {error.strerror}; free some space or check the folder's rights, then run again.") from error
+        raise CourseError(
+            f"Could not write {path}: {error.strerror}; free some space or check the folder's rights, then run again."
+        ) from error
 
 
 class Workspace:

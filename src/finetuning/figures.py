@@ -1,0 +1,152 @@
+"""Draw the figures in ``img/`` that the lessons show: ``make figures`` (``python -m finetuning.figures [folder]``).
+
+Own work, made of boxes and arrows; the padding figure computes its batches. The files come out the same on every run.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from finetuning.plots import BLUE, GREEN, GREY, ORANGE
+from finetuning.workspace import LESSONS, home
+
+INK, PAPER, PALE = "#222222", "#FFFFFF", "#F2F2F2"
+
+
+def _canvas(width, height):
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"svg.hashsalt": "finetuning", "font.family": "DejaVu Sans"})
+    fig, ax = plt.subplots(figsize=(width, height), facecolor=PAPER)
+    fig.subplots_adjust(0, 0, 1, 1)
+    ax.set(xlim=(0, width), ylim=(0, height))
+    ax.set_axis_off()
+    return fig, ax
+
+
+def _box(ax, x, y, width, height, text, *, fill=PALE, edge=GREY, color=INK, size=13, weight="normal"):
+    from matplotlib.patches import FancyBboxPatch
+
+    shape = f"round,pad=0,rounding_size={min(0.12, height / 3)}"
+    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, facecolor=fill, edgecolor=edge, linewidth=1.5))
+    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=color, weight=weight)
+
+
+def _arrow(ax, start, end, color=INK):
+    style = {"arrowstyle": "-|>", "color": color, "linewidth": 2, "mutation_scale": 18, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", xy=end, xytext=start, arrowprops=style)
+
+
+def roadmap(lesson):
+    """The lessons in a row, ``lesson`` lit."""
+    names = [name.split("_", 1) for name in LESSONS]
+    fig, ax = _canvas(10, 1.3)
+    step = 10 / len(names)
+    for i, (number, name) in enumerate(names):
+        lit = LESSONS[i] == lesson
+        words = name.replace("finetune_with_trainer", "fine-tune\nwith the Trainer").replace("_", " ")
+        colours = {"fill": BLUE, "edge": BLUE, "color": "white", "weight": "bold"} if lit else {}
+        _box(ax, i * step + 0.1, 0.2, step - 0.45, 0.9, f"{number}\n{words}", size=11, **colours)
+        if i:
+            _arrow(ax, (i * step - 0.33, 0.65), (i * step + 0.08, 0.65), GREY)
+    return fig
+
+
+def two_paths():
+    """Training from scratch above, pre-training and fine-tuning below."""
+    fig, ax = _canvas(10, 4)
+    _box(ax, 0.2, 2.7, 2.2, 0.9, "random\nweights")
+    _box(ax, 3.9, 2.7, 2.6, 0.9, "labelled reviews", fill="#FBE3D6", edge=ORANGE)
+    _box(ax, 7.6, 2.7, 2.2, 0.9, "classifier", fill="#DDEBF5", edge=BLUE)
+    _arrow(ax, (2.4, 3.15), (3.88, 3.15))
+    _arrow(ax, (6.5, 3.15), (7.58, 3.15))
+    ax.text(0.2, 3.72, "from scratch: the labels must teach everything", fontsize=12, color=GREY)
+    _box(ax, 0.2, 0.5, 2.2, 0.9, "random\nweights")
+    _box(ax, 2.9, 0.5, 1.7, 0.9, "unlabelled\ntext", fill="#D9F0E8", edge=GREEN)
+    _box(ax, 5.0, 0.5, 1.7, 0.9, "pre-trained\nmodel", fill="#DDEBF5", edge=BLUE)
+    _box(ax, 7.1, 0.62, 0.9, 0.66, "few\nlabels", fill="#FBE3D6", edge=ORANGE, size=11)
+    _box(ax, 8.3, 0.5, 1.5, 0.9, "classifier", fill="#DDEBF5", edge=BLUE)
+    for start, end in ((2.4, 2.88), (4.6, 4.98), (6.7, 7.08), (8.0, 8.28)):
+        _arrow(ax, (start, 0.95), (end, 0.95))
+    ax.text(0.2, 1.52, "pre-training, once, by somebody", fontsize=12, color=GREY)
+    ax.text(7.1, 1.52, "fine-tuning, by you", fontsize=12, color=GREY)
+    return fig
+
+
+def text_to_text():
+    """Two prompted inputs, one model, two answers."""
+    fig, ax = _canvas(10, 3)
+    _box(ax, 0.2, 1.75, 4.4, 0.8, "sentiment: Dull, but I loved it.", fill="#FBE3D6", edge=ORANGE, size=12)
+    _box(ax, 0.2, 0.45, 4.4, 0.8, "Dull, but I <extra_id_0> it.", fill="#D9F0E8", edge=GREEN, size=12)
+    _box(ax, 5.5, 0.45, 1.5, 2.1, "T5", fill=BLUE, edge=BLUE, color="white", size=18, weight="bold")
+    _box(ax, 7.9, 1.75, 1.9, 0.8, "positive", fill="#FBE3D6", edge=ORANGE, size=12)
+    _box(ax, 7.9, 0.45, 1.9, 0.8, "<extra_id_0>\nloved", fill="#D9F0E8", edge=GREEN, size=12)
+    for y in (2.15, 0.85):
+        _arrow(ax, (4.6, y), (5.48, y))
+        _arrow(ax, (7.0, y), (7.88, y))
+    ax.text(0.2, 2.68, "a task named by its prompt", fontsize=12, color=GREY)
+    ax.text(0.2, 0.12, "a gap to fill: the task of pre-training", fontsize=12, color=GREY)
+    return fig
+
+
+def padding():
+    """Twelve reviews in three batches of four under the three strategies; padding in orange."""
+    lengths = np.array([5, 14, 8, 3, 9, 4, 18, 6, 12, 7, 3, 10])
+    limit, rows = 20, 4
+    fig, ax = _canvas(10, 4.3)
+    ordered = np.sort(lengths)[::-1]
+    strategies = (
+        ("pad to the limit", lengths, True),
+        ("pad to longest", lengths, False),
+        ("group by length", ordered, False),
+    )
+    unit, height = 2.8 / limit, 0.22
+    for column, (title, order, to_limit) in enumerate(strategies):
+        left, top, total = 0.3 + column * 3.25, 3.6, 0
+        for batch in np.split(order, len(order) // rows):
+            width = limit if to_limit else batch.max()
+            for length in batch:
+                ax.add_patch(_bar(left, top - height, width * unit, ORANGE))
+                ax.add_patch(_bar(left, top - height, length * unit, BLUE))
+                top -= height + 0.02
+                total += width
+            top -= 0.12
+        ax.text(left, 3.95, title, fontsize=13, weight="bold", color=INK)
+        ax.text(left, 3.7, f"{1 - lengths.sum() / total:.0%} padding", fontsize=12, color=GREY)
+    ax.add_patch(_bar(0.3, 0.1, 0.3, BLUE))
+    ax.text(0.68, 0.12, "tokens", fontsize=12, color=INK)
+    ax.add_patch(_bar(1.8, 0.1, 0.3, ORANGE))
+    ax.text(2.18, 0.12, "padding", fontsize=12, color=INK)
+    return fig
+
+
+def _bar(x, y, width, colour):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), width, 0.2, facecolor=colour, edgecolor=PAPER, linewidth=0.5)
+
+
+def draw(folder):
+    """Write every figure as SVG to ``folder``; returns the paths."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {f"roadmap_{name[:2]}": lambda name=name: roadmap(name) for name in LESSONS}
+    figures |= {"two_paths": two_paths, "text_to_text": text_to_text, "padding": padding}
+    paths = []
+    for name, make in figures.items():
+        fig = make()
+        paths.append(folder / f"{name}.svg")
+        fig.savefig(paths[-1], metadata={"Date": None}, facecolor=PAPER)
+        plt.close(fig)
+    return paths
+
+
+if __name__ == "__main__":
+    for path in draw(sys.argv[1] if len(sys.argv) > 1 else home() / "img"):
+        print(path.name)
