@@ -5,8 +5,10 @@ import os
 import re
 import shutil
 import time
+from pathlib import Path
 
 from finetuning import CourseError
+from finetuning.data import load_reviews
 from finetuning.profiles import choose
 from finetuning.workspace import LESSONS, Workspace, caption, home, results_table, write_atomically
 
@@ -21,6 +23,8 @@ def run_course(profile="pocket", *, reviews="", base_model="", limit=0, seed=1, 
     """
     settings = choose(profile, reviews=reviews, base_model=base_model, limit=limit, seed=seed)
     name = name or profile
+    if Path(settings.reviews).exists():
+        load_reviews(settings.reviews, limit=limit, seed=seed)  # a wrong file is better said now than after a lesson
     if fresh:
         from finetuning.workspace import runs_folder
 

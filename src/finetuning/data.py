@@ -11,7 +11,7 @@ import numpy as np
 
 from finetuning import CourseError
 
-LABELS = {"0": 0, "1": 1, "negative": 0, "positive": 1, "neg": 0, "pos": 1}
+LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "negative": 0, "positive": 1, "neg": 0, "pos": 1}
 FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 EXPECTED = "expected are a text in column 'text' and 0/1, negative/positive or neg/pos in column 'label'"
 LONGEST = 100_000  # characters; what follows in a longer text is cut when it is cleaned
@@ -49,14 +49,15 @@ def load_reviews(place, revision=None, *, limit=0, seed=1):
     from datasets import DatasetDict
 
     splits = DatasetDict({name: _checked(split, f"{place} ({name})") for name, split in splits.items()})
-    if "test" not in splits:
+    whole = "test" in splits
+    for name, split in splits.items():
+        _check_classes(split, f"{place} ({name})", 2 if name != "train" else 5 if whole else 10)
+    if not whole:
         splits = split_off(splits, "test", 0.2, seed)
     if limit:
         for name, size in (("train", limit), ("test", limit), ("validation", max(2, limit // 5))):
             if name in splits:
                 splits[name] = take(splits[name], size, seed)
-    for name, split in splits.items():
-        _check_classes(split, f"{place} ({name})")
     return splits
 
 
@@ -75,6 +76,7 @@ def _split_files(folder):
 
 def _read_file(path):
     """A file as a Dataset. CSV is read as it stands: every cell is text."""
+    import pyarrow.parquet as pq
     from datasets import Dataset
 
     if not path.exists():
@@ -85,17 +87,16 @@ def _read_file(path):
         raise CourseError(f"{path} is empty; {EXPECTED}.")
     try:
         if path.suffix == ".parquet":
-            return Dataset.from_parquet(str(path), keep_in_memory=True)
-        with path.open(encoding="utf-8", newline="") as file:
+            return Dataset(pq.read_table(path))
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(_csv_rows(file, path) if path.suffix == ".csv" else _json_rows(file, path))
+        if not rows:
+            raise CourseError(f"{path} has no reviews, only a head line; {EXPECTED}.")
+        return Dataset.from_dict({column: [row.get(column) for row in rows] for column in rows[0]})
     except UnicodeDecodeError as error:
         raise CourseError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError, csv.Error) as error:
         raise CourseError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    if not rows:
-        raise CourseError(f"{path} has no reviews, only a head line; {EXPECTED}.")
-    columns = list(rows[0])
-    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
 
 
 def _csv_rows(file, path):
@@ -144,8 +145,6 @@ def _read_hub(place, revision):
 
 def _checked(split, where):
     """The split with texts and 0/1 labels, or a sentence on the first row that has neither."""
-    from datasets import Value
-
     missing = [column for column in ("text", "label") if column not in split.column_names]
     if missing:
         raise CourseError(f"{where} has the columns {', '.join(map(str, split.column_names))}; {EXPECTED}.")
@@ -153,19 +152,19 @@ def _checked(split, where):
     for number, (text, label) in enumerate(zip(split["text"], split["label"], strict=True), 1):
         if not isinstance(text, str) or not text.strip():
             raise CourseError(f"{where}, review {number}: the text is {text!r}; give it a text or take the row out.")
-        word = str(int(label) if isinstance(label, float) and label.is_integer() else label).strip().lower()
+        word = str(label).strip().lower()
         if word not in LABELS:
             raise CourseError(f"{where}, review {number}: the label is {label!r}; {EXPECTED}.")
         labels.append(LABELS[word])
-    split = split.remove_columns("label").add_column("label", labels)
-    return split.cast_column("label", Value("int64")).cast_column("text", Value("string"))
+    return split.remove_columns("label").add_column("label", labels)
 
 
-def _check_classes(split, where):
+def _check_classes(split, where, needed):
     counts = np.bincount(split["label"], minlength=2)
-    if counts.min() < 2:
+    if counts.min() < needed:
         raise CourseError(
-            f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; at least 2 of each are needed to learn and to measure."
+            f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; at least {needed} of each are needed "
+            "to learn from, to choose by and to measure on."
         )
 
 

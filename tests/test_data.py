@@ -1,0 +1,215 @@
+"""Reading, checking, cleaning and splitting reviews, wrong files above all."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from transformers import AutoTokenizer
+
+from finetuning import CourseError
+from finetuning.data import (
+    clean,
+    clean_text,
+    drop_rows,
+    find_duplicates,
+    load_reviews,
+    padded_tokens,
+    save_splits,
+    split_off,
+    take,
+    token_lengths,
+    truncation_loss,
+)
+from finetuning.profiles import POCKET_REVIEWS, POCKET_T5
+
+GOOD = [
+    {"text": f"A fine film, number {i}." if i % 2 else f"A poor film, number {i}.", "label": i % 2} for i in range(60)
+]
+
+
+def write(path, rows):
+    table = pd.DataFrame(rows)
+    if path.suffix == ".csv":
+        table.to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        table.to_parquet(path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_single_file_is_read_and_split(tmp_path, suffix):
+    splits = load_reviews(str(write(tmp_path / f"mine{suffix}", GOOD)))
+    assert {name: len(split) for name, split in splits.items()} == {"train": 48, "test": 12}
+    assert sum(splits["test"]["label"]) == 6
+    assert {
+        text: label for split in splits.values() for text, label in zip(split["text"], split["label"], strict=True)
+    } == {row["text"]: row["label"] for row in GOOD}
+
+
+def test_a_folder_of_files_and_more_columns(tmp_path):
+    write(tmp_path / "train.csv", [{**row, "stars": 3} for row in GOOD])
+    write(tmp_path / "test.jsonl", GOOD[:10])
+    splits = load_reviews(str(tmp_path))
+    assert len(splits["train"]) == 60 and len(splits["test"]) == 10
+    assert "stars" in splits["train"].column_names
+
+
+@pytest.mark.parametrize(
+    "words", [("neg", "pos"), ("negative", "positive"), ("0", "1"), (0.0, 1.0), ("Negative", " POS ")]
+)
+def test_labels_in_words(tmp_path, words):
+    rows = [{"text": row["text"], "label": words[row["label"]]} for row in GOOD]
+    splits = load_reviews(str(write(tmp_path / "mine.csv", rows)))
+    assert set(splits["train"]["label"]) == {0, 1}
+    for text, label in zip(splits["train"]["text"], splits["train"]["label"], strict=True):
+        assert ("fine" in text) == (label == 1)
+
+
+def test_a_bom_commas_quotes_and_line_breaks_in_a_csv(tmp_path):
+    path = tmp_path / "mine.csv"
+    rows = [{"text": f'He said "no",\nthen left {i}', "label": i % 2} for i in range(40)]
+    path.write_bytes(b"\xef\xbb\xbf" + pd.DataFrame(rows).to_csv(index=False).encode())
+    assert any("\n" in text for text in load_reviews(str(path))["train"]["text"])
+
+
+def test_a_review_of_three_megabytes(tmp_path):
+    rows = [*GOOD, {"text": "long " * 600_000, "label": 1}]
+    splits = clean(load_reviews(str(write(tmp_path / "mine.csv", rows))))
+    longest = max(len(text) for split in splits.values() for text in split["text"])
+    assert longest == 100_000 - 1  # cut, and the last blank gone
+
+
+WRONG = {
+    "missing file": (None, "no file"),
+    "empty file": (b"", "is empty"),
+    "only a head": (b"text,label\n", "no reviews"),
+    "other columns": (b"review,sentiment\nfine,1\n", "columns review, sentiment"),
+    "wrong label": (b"text,label\nfine,maybe\n", "review 1: the label is 'maybe'"),
+    "label 2": (b"text,label\nfine,1\npoor,2\n", "review 2: the label is '2'"),
+    "empty text": (b"text,label\nfine,1\n,0\n", "review 2: the text is ''"),
+    "one review": (b"text,label\nfine,1\n", "0 negative and 1 positive"),
+    "one class": (b"text,label\n" + b"fine,1\n" * 50, "0 negative and 50 positive"),
+    "not utf-8": (b"text,label\nfa\xe9ade,1\n", "not UTF-8"),
+    "ragged": (b"text,label\nfine, really,1\n", "line 2: more cells than columns"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_csv_gets_one_sentence(tmp_path, case):
+    content, expected = WRONG[case]
+    path = tmp_path / "mine.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CourseError, match=expected) as error:
+        load_reviews(str(path))
+    assert "mine.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_other_wrong_sources(tmp_path):
+    broken = tmp_path / "mine.jsonl"
+    broken.write_text('{"text": "fine", "label": 1}\n{"text": \n')
+    with pytest.raises(CourseError, match="line 2: not a JSON object"):
+        load_reviews(str(broken))
+    broken.write_text('["fine", 1]\n')
+    with pytest.raises(CourseError, match="line 1: not a JSON object"):
+        load_reviews(str(broken))
+    (tmp_path / "mine.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(CourseError, match=r"mine\.parquet cannot be read"):
+        load_reviews(str(tmp_path / "mine.parquet"))
+    write(tmp_path / "nan.parquet", [{"text": None, "label": 1}, *GOOD])
+    with pytest.raises(CourseError, match="review 1: the text is None"):
+        load_reviews(str(tmp_path / "nan.parquet"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CourseError, match="holds nothing; expected is a file of training reviews"):
+        load_reviews(str(tmp_path / "empty"))
+    with pytest.raises(CourseError, match="neither a file, a folder nor a Hub id"):
+        load_reviews("no such thing")
+
+
+def test_an_unreachable_hub_says_what_to_do():
+    with pytest.raises(CourseError, match=r"stanfordnlp/imdb could not be loaded.*PROFILE=pocket"):
+        load_reviews("stanfordnlp/imdb")
+
+
+def test_limit_is_stratified_and_seeded(tmp_path):
+    path = str(write(tmp_path / "mine.csv", GOOD))
+    first, again, other = (load_reviews(path, limit=10, seed=seed) for seed in (1, 1, 2))
+    assert len(first["train"]) == len(first["test"]) == 10
+    assert sum(first["train"]["label"]) == 5
+    assert first["train"]["text"] == again["train"]["text"] != other["train"]["text"]
+
+
+def test_split_off_takes_every_row_once(tmp_path):
+    splits = load_reviews(str(write(tmp_path / "mine.csv", GOOD)))
+    parts = split_off(splits, "validation", 0.25, 1)
+    texts = [text for split in parts.values() for text in split["text"]]
+    assert sorted(texts) == sorted(row["text"] for row in GOOD)
+    assert sum(parts["validation"]["label"]) * 2 == len(parts["validation"]) == 12
+
+
+def test_take_keeps_the_balance():
+    from datasets import Dataset
+
+    split = Dataset.from_dict({"text": list("abcdefghij"), "label": [0] * 8 + [1] * 2})
+    assert sum(take(split, 5, 1)["label"]) == 1
+
+
+def test_clean_text():
+    assert clean_text("One<br /><br>two &amp; three&#39;s  \n four<BR/>") == "One two & three's four"
+
+
+def test_duplicates_and_leaks_are_found_and_dropped():
+    from datasets import Dataset, DatasetDict
+
+    splits = DatasetDict(
+        {
+            "train": Dataset.from_dict({"text": ["Same!", "new", "same", "Test one", "NEW."], "label": [0] * 5}),
+            "validation": Dataset.from_dict({"text": ["test: ONE", "alone"], "label": [0] * 2}),
+            "test": Dataset.from_dict({"text": ["test one", "other"], "label": [0] * 2}),
+        }
+    )
+    found = find_duplicates(splits)
+    assert found == {"test": [], "validation": [(0, "test")], "train": [(2, "train"), (3, "test"), (4, "train")]}
+    kept = drop_rows(splits, found)
+    assert [list(kept[name]["text"]) for name in ("train", "validation", "test")] == [
+        ["Same!", "new"],
+        ["alone"],
+        ["test one", "other"],
+    ]
+
+
+def test_padding_is_counted_as_the_collator_pads():
+    lengths = np.array([3, 5, 2, 8, 9])
+    assert padded_tokens(lengths, 2, "to max_length", max_length=8) == 5 * 8
+    assert padded_tokens(lengths, 2, "grouped", max_length=8) == 2 * 8 + 2 * 5 + 2
+    assert (
+        padded_tokens(lengths, 2, "grouped", max_length=8)
+        <= padded_tokens(lengths, 2, "to longest", max_length=8)
+        <= 40
+    )
+    with pytest.raises(CourseError, match="no padding strategy"):
+        padded_tokens(lengths, 2, "sideways")
+
+
+def test_truncation_loss():
+    cut, lost = truncation_loss(np.array([2, 4, 10]), [4, 10])
+    assert np.allclose(cut, [1 / 3, 0]) and np.allclose(lost, [6 / 16, 0])
+
+
+def test_token_lengths_count_prompt_and_end():
+    tokenizer = AutoTokenizer.from_pretrained(POCKET_T5)
+    assert token_lengths(["good"], tokenizer, "sentiment: {text}").tolist() == [4]
+
+
+def test_saving_leaves_the_old_data_when_the_disk_refuses(tmp_path):
+    from datasets import load_from_disk
+
+    splits = load_reviews(str(POCKET_REVIEWS), limit=20)
+    folder = save_splits(splits, tmp_path / "data" / "reviews")
+    assert len(load_from_disk(folder)["train"]) == 20
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CourseError, match="Could not write"):
+        save_splits(splits, tmp_path / "file" / "reviews")

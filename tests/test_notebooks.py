@@ -1,0 +1,107 @@
+"""What every notebook must be, whatever it teaches."""
+
+import ast
+import re
+
+import nbformat
+import pytest
+from conftest import NOTEBOOKS, ROOT
+
+from finetuning.workspace import LESSONS
+
+PARAMETERS = {"profile", "reviews", "base_model", "limit", "seed", "run"}
+FORBIDDEN = re.compile(
+    r"\bpip\b|\bconda\b|^\s*[!%]|requests\.|urllib|wget|curl|notebook_login|push_to_hub\(", re.MULTILINE
+)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def lesson(request):
+    return request.param, nbformat.read(request.param, as_version=4)
+
+
+def test_the_lessons_are_the_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == list(LESSONS)
+
+
+def test_one_parameters_cell_of_plain_literals_all_used(lesson):
+    _, notebook = lesson
+    tagged = [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    names = {
+        statement.targets[0].id
+        for statement in ast.parse(tagged[0].source).body
+        if ast.literal_eval(statement.value) is not None
+    }
+    assert names == PARAMETERS
+    rest = "\n".join(cell.source for cell in code_cells(notebook) if cell is not tagged[0])
+    used = {
+        node.id for node in ast.walk(ast.parse(rest)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    assert used >= PARAMETERS
+
+
+def test_no_output_is_committed(lesson):
+    _, notebook = lesson
+    for cell in code_cells(notebook):
+        assert not cell.outputs and cell.execution_count is None, cell.id
+
+
+def test_cell_ids_are_stable(lesson):
+    path, notebook = lesson
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    for cell_id in ids:
+        assert re.fullmatch(rf"{path.stem[:2]}-[a-z0-9-]+", cell_id), cell_id
+
+
+def test_no_cell_installs_or_reaches_the_network(lesson):
+    _, notebook = lesson
+    for cell in code_cells(notebook):
+        assert not FORBIDDEN.search(cell.source), cell.source
+
+
+def test_opens_with_title_objectives_time_and_roadmap(lesson):
+    path, notebook = lesson
+    first = notebook.cells[0].source
+    assert first.startswith("# ")
+    assert 3 <= len(re.findall(r"^- ", first, re.MULTILINE)) <= 5
+    assert re.search(r"Reading time \d+ minutes", first) and "`pocket`" in first and "`small`" in first
+    assert f"roadmap_{path.stem[:2]}.svg" in first
+
+
+def test_every_picture_has_words_and_exists(lesson):
+    _, notebook = lesson
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for words, target in re.findall(r"!\[(.*?)\]\((.*?)\)", cell.source):
+                assert len(words) > 20, target
+                assert (ROOT / "notebooks" / target).resolve().is_file(), target
+
+
+def test_links_between_lessons_lead_somewhere(lesson):
+    _, notebook = lesson
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\((\w[\w./]*\.ipynb)\)", cell.source):
+                assert (ROOT / "notebooks" / target).is_file(), target
+
+
+def test_cells_are_small(lesson):
+    _, notebook = lesson
+    lines = sorted(len(cell.source.splitlines()) for cell in code_cells(notebook))
+    assert lines[len(lines) // 2] <= 6
+    assert lines[-1] <= 20
+
+
+def test_prose_holds_no_measured_number(lesson):
+    """Accuracies and speeds come from runs: no decimal fraction and no 'x reviews per second' in the prose."""
+    _, notebook = lesson
+    for cell in notebook.cells[1:]:
+        if cell.cell_type == "markdown":
+            text = re.sub(r"\(https?://[^)]*\)", "", cell.source)
+            assert not re.search(r"\b0\.\d+|\d+(\.\d+)? ?%(?! of (a|these|its))(?<!95 %)", text), cell.source

@@ -1,0 +1,179 @@
+"""Labels, metrics, baselines, profiles and workspace."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from finetuning import CourseError
+from finetuning.baselines import learning_curve, telling_words, tfidf_classifier
+from finetuning.labels import LABEL_WORDS, label_ids, length_sorted_batches, score_labels
+from finetuning.metrics import bootstrap_interval, classification_metrics, measure, verdict
+from finetuning.profiles import PROFILES, choose, fitting_profiles, this_machine
+from finetuning.training import load_model, load_tokenizer
+from finetuning.workspace import ROW, Workspace, results_table
+
+
+@pytest.fixture
+def tiny(tiny_model):
+    settings = choose(base_model=str(tiny_model))
+    return load_model(settings), load_tokenizer(settings)
+
+
+def test_importing_the_package_is_quick_and_light():
+    code = "import sys, time; t = time.perf_counter(); import finetuning; print(time.perf_counter() - t, 'torch' in sys.modules)"
+    seconds, torch = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert float(seconds) < 0.3 and torch == "False"
+
+
+def test_label_scores_are_those_of_each_review_alone(tiny):
+    import torch
+
+    model, tokenizer = tiny
+    texts = ["short", "a somewhat longer review, really", "a b c d e f g h i j k l m n"]
+    scores, speed = score_labels(model, tokenizer, texts, prompt="sentiment: {text}", max_length=32, batch_size=2)
+    assert scores.shape == (3, 2) and np.allclose(scores.sum(axis=1), 1) and speed > 0
+    for text, row in zip(texts, scores, strict=True):
+        inputs = tokenizer("sentiment: " + text, return_tensors="pt")
+        with torch.no_grad():
+            logits = model(**inputs, decoder_input_ids=torch.tensor([[0]])).logits[0, 0, label_ids(tokenizer)]
+        assert np.allclose(row, logits.softmax(-1).numpy(), atol=1e-5)
+
+
+def test_label_words_of_several_tokens_are_refused(tiny, monkeypatch):
+    monkeypatch.setattr("finetuning.labels.LABEL_WORDS", ("negative", "supercalifragilistic"))
+    with pytest.raises(CourseError, match="several tokens"):
+        label_ids(tiny[1])
+
+
+def test_batches_are_sorted_by_length_and_complete():
+    batches = length_sorted_batches([3, 9, 1, 4], 3)
+    assert [batch.tolist() for batch in batches] == [[1, 3, 0], [2]]
+
+
+def test_metrics_agree_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    truth, given = rng.integers(2, size=200), rng.integers(2, size=200)
+    scores = classification_metrics().compute(predictions=given, references=truth)
+    assert scores["accuracy"] == np.mean(truth == given)
+    assert np.isclose(scores["f1"], f1_score(truth, given))
+
+
+def test_bootstrap_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    inside = 0
+    for trial in range(300):
+        low, high = bootstrap_interval(rng.random(400) < 0.8, resamples=1000, seed=trial)
+        inside += low <= 0.8 <= high
+    assert 0.91 <= inside / 300 <= 0.99
+
+
+def test_measure_and_verdict():
+    truth = np.array([0, 1] * 100)
+    good, bad = measure("01", "good", truth, truth), measure("01", "bad", 1 - truth, truth)
+    near = measure("01", "near", np.where(np.arange(200) < 2, 1 - truth, truth), truth)
+    assert good["accuracy"] == 1 and good["n_test"] == 200 and bad["accuracy_high"] == 0
+    assert "good (1.000) is better than bad (0.000)" in verdict(bad, good)
+    assert "overlap" in verdict(near, measure("01", "nearly", np.where(np.arange(200) < 4, 1 - truth, truth), truth))
+
+
+def test_tfidf_learns_and_shows_its_words():
+    from datasets import Dataset
+
+    texts = [f"{'great' if i % 2 else 'awful'} thing {i % 7}" for i in range(80)]
+    split = Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(80)]})
+    negative, positive = telling_words(tfidf_classifier().fit(texts, split["label"]), 3)
+    assert "awful" in dict(negative) and "great" in dict(positive)
+    assert learning_curve(split, split, [20, 40], repeats=2).min() == 1.0
+
+
+def test_profiles():
+    assert choose("small").model_revision and choose("small").reviews_revision
+    assert choose("small", base_model="org/other").model_revision is None
+    for profile in PROFILES.values():
+        assert "{text}" in profile.prompt
+    fits = fitting_profiles({**this_machine(), "gpus": 0, "gpu_memory_bytes": None})
+    assert fits["pocket"][0] and not fits["small"][0]
+    assert fitting_profiles({**this_machine(), "gpus": 1, "gpu_memory_bytes": 16 * 2**30})["small"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"profile": "huge"}, "no profile 'huge'; choose one of pocket"),
+        ({"limit": -1}, "limit must be"),
+        ({"seed": "x"}, "seed must be"),
+    ],
+)
+def test_wrong_settings_get_a_sentence(arguments, expected):
+    with pytest.raises(CourseError, match=expected):
+        choose(**arguments)
+
+
+def test_rows_replace_and_sort_and_are_complete(runs):
+    workspace = Workspace("mine", choose())
+    truth = np.array([0, 1])
+    workspace.add_rows(measure("03", "trainer", truth, truth), measure("02", "tfidf", truth, truth))
+    workspace.add_rows(measure("03", "trainer", 1 - truth, truth, train_seconds=2.0))
+    results = json.loads((runs / "mine" / "results.json").read_text())
+    assert results["schema"] == 1
+    assert [(row["method"], row["accuracy"], row["train_seconds"]) for row in results["rows"]] == [
+        ("tfidf", 1, None),
+        ("trainer", 0, 2.0),
+    ]
+    assert set(ROW) <= set(results["rows"][0])
+    assert {"profile", "model", "dataset", "seed", "started", "seconds", "hardware", "versions"} <= set(results["run"])
+    assert len(results_table(results)) == 2
+
+
+def test_a_damaged_results_file_is_named_and_kept(runs):
+    workspace = Workspace("mine", choose())
+    workspace.add_rows(measure("02", "tfidf", [0, 1], [0, 1]))
+    for damage in ("{", "[]", '{"schema": 2}'):
+        workspace.results_file.write_text(damage)
+        with pytest.raises(CourseError, match=r"results\.json is damaged"):
+            Workspace("mine", choose())
+        assert workspace.results_file.read_text() == damage
+
+
+def test_two_runs_do_not_share_a_folder():
+    Workspace("mine", choose()).add_rows(measure("02", "tfidf", [0, 1], [0, 1]))
+    with pytest.raises(CourseError, match="run with seed 1, not 2"):
+        Workspace("mine", choose(seed=2))
+    with pytest.raises(CourseError, match="A run's name"):
+        Workspace("../mine", choose())
+
+
+def test_a_missing_earlier_lesson_is_named(runs):
+    workspace = Workspace("mine", choose())
+    with pytest.raises(CourseError, match=r"run 01_prepare_data\.ipynb first"):
+        workspace.need(workspace.data / "reviews", "01_prepare_data")
+    with pytest.raises(CourseError, match="no result for 'tfidf' yet"):
+        workspace.row("tfidf")
+
+
+def test_a_full_disk_leaves_the_old_results(runs, monkeypatch):
+    workspace = Workspace("mine", choose())
+    workspace.add_rows(measure("02", "tfidf", [0, 1], [0, 1]))
+    before = workspace.results_file.read_text()
+
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    with pytest.raises(CourseError, match="No space left on device; free some space"):
+        workspace.add_rows(measure("02", "majority", [0, 1], [0, 1]))
+    assert workspace.results_file.read_text() == before
+
+
+def test_course_errors_show_one_line_in_jupyter():
+    assert CourseError("Do this.")._render_traceback_() == ["CourseError: Do this."]
+
+
+def test_label_words_are_in_the_order_of_the_labels():
+    assert LABEL_WORDS == ("negative", "positive")

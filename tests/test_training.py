@@ -1,0 +1,134 @@
+"""The pieces of lesson 03, on a tiny random T5."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+
+from finetuning import CourseError
+from finetuning.labels import label_ids, score_labels
+from finetuning.profiles import choose
+from finetuning.training import (
+    curves,
+    first_step_logits,
+    label_accuracy,
+    label_token_loss,
+    last_whole_checkpoint,
+    load_model,
+    load_tokenizer,
+    parameter_table,
+    save_model,
+)
+
+
+@pytest.fixture
+def settings(tiny_model):
+    return choose(base_model=str(tiny_model))
+
+
+def reviews(tokenizer, count):
+    texts = [
+        f"sentiment: {'great stuff' if i % 2 else 'awful, plain awful'} number {i} " + "really " * (i % 5)
+        for i in range(count)
+    ]
+    words = ["positive" if i % 2 else "negative" for i in range(count)]
+    return Dataset.from_dict({**tokenizer(texts), "labels": tokenizer(text_target=words)["input_ids"]}).select_columns(
+        ["input_ids", "labels"]
+    )
+
+
+def train(settings, folder, *, rows=32, **options):
+    tokenizer = load_tokenizer(settings)
+    set_seed(0)
+    model = load_model(settings)
+    options = {"per_device_train_batch_size": 16, "max_steps": 4, "logging_steps": 1, **options}
+    args = Seq2SeqTrainingArguments(
+        output_dir=folder,
+        learning_rate=1e-2,
+        save_strategy="no",
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        seed=0,
+        disable_tqdm=True,
+        **options,
+    )
+    split = reviews(tokenizer, rows)
+    trainer = Seq2SeqTrainer(
+        model, args, train_dataset=split, eval_dataset=split, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        compute_loss_func=label_token_loss, compute_metrics=label_accuracy(label_ids(tokenizer)),
+        preprocess_logits_for_metrics=first_step_logits(label_ids(tokenizer)),
+    )  # fmt: skip
+    trainer.train()
+    return trainer
+
+
+def test_accumulation_does_not_change_the_loss(settings, tmp_path):
+    """Four steps of 16, and of 4 x 4: T5's own loss would be four times too large in the second."""
+    whole = train(settings, tmp_path / "a")
+    parts = train(settings, tmp_path / "b", per_device_train_batch_size=4, gradient_accumulation_steps=4)
+    losses = [[entry["loss"] for entry in trainer.state.log_history if "loss" in entry] for trainer in (whole, parts)]
+    assert len(losses[0]) == 4 and np.allclose(*losses, atol=1e-4)
+
+
+def test_training_learns_what_can_be_learnt(settings, tmp_path):
+    trainer = train(settings, tmp_path, max_steps=40)
+    assert trainer.evaluate()["eval_accuracy"] == 1.0
+
+
+def test_reload_gives_identical_predictions_and_only_safetensors(settings, tmp_path):
+    model, tokenizer = load_model(settings), load_tokenizer(settings)
+    folder = save_model(model, tokenizer, tmp_path / "model", [{"loss": 1.0, "epoch": 0.5}])
+    assert not [path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+    assert not folder.with_name("model.partial").exists()
+    saved = choose(base_model=str(folder))
+    options = {"prompt": "sentiment: {text}", "max_length": 32}
+    before, _ = score_labels(model, tokenizer, ["fine", "not so fine"], **options)
+    after, _ = score_labels(load_model(saved), load_tokenizer(saved), ["fine", "not so fine"], **options)
+    assert np.array_equal(before, after)
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path):
+    for step, state in ((5, '{"global_step": 5}'), (10, '{"global_step": 10}'), (15, '{"global_st'), (20, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_whole_checkpoint(tmp_path).endswith("checkpoint-10")
+    assert last_whole_checkpoint(tmp_path / "nothing") is None
+
+
+def test_from_scratch_is_random_and_seeded(settings):
+    first, again = load_model(settings, from_scratch=True), load_model(settings, from_scratch=True)
+    trained = load_model(settings)
+    assert torch.equal(first.shared.weight, again.shared.weight)
+    assert not torch.equal(first.shared.weight, trained.shared.weight)
+
+
+def test_parameter_table_counts_every_parameter_once(settings):
+    model = load_model(settings)
+    assert sum(parameter_table(model).values()) == model.num_parameters()
+
+
+def test_models_that_cannot_be_had_get_a_sentence(tmp_path, tiny_model):
+    with pytest.raises(CourseError, match=r"google-t5/t5-small could not be loaded from the Hub.*PROFILE=pocket"):
+        load_tokenizer(choose("small"))
+    with pytest.raises(CourseError, match="holds no whole model"):
+        load_model(choose(base_model=str(tmp_path)))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(CourseError, match="'bert' model; this course fine-tunes T5"):
+        load_model(choose(base_model=str(tmp_path)))
+    unsafe = tmp_path / "unsafe"
+    unsafe.mkdir()
+    (unsafe / "config.json").write_text((tiny_model / "config.json").read_text())
+    torch.save(load_model(choose(base_model=str(tiny_model))).state_dict(), unsafe / "pytorch_model.bin")
+    with pytest.raises(CourseError, match="holds no whole model"):
+        load_model(choose(base_model=str(unsafe)))
+
+
+def test_curves_are_read_from_the_log():
+    log = [{"loss": 2.0, "epoch": 0.5}, {"eval_loss": 1.0, "eval_accuracy": 0.7, "epoch": 1.0}, {"train_runtime": 3}]
+    found = curves(log)
+    assert found["loss"][1].tolist() == [2.0] and found["eval_accuracy"][0].tolist() == [1.0]
