@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from finetuning.profiles import POCKET_T5
+
 VOCABULARY = 8192
 SENTINELS = 100
 PAD, EOS, UNK = 0, 1, 2
@@ -29,6 +31,7 @@ LABEL_WORDS = ("negative", "positive")
 WHOLE_WORDS = ("positive", "negative", "yes", "no", "sentiment", "follows")
 HELD_OUT = 1000  # training reviews kept aside to watch progress
 WARM_UP = 200  # steps
+SAVE_EVERY = 500  # steps
 
 SHAPE = {
     "d_model": 192,
@@ -312,16 +315,20 @@ def forward_loss(model, inputs, targets, device):
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=PAD)
 
 
-def prepare(source, work, seed):
-    """Tokenizer, tokenized reviews, labels and start vectors, kept in ``work`` for the next start."""
+def prepare(source, work, seed, new_tokenizer=False):
+    """Tokenizer, tokenized reviews, labels and start vectors, kept in ``work`` for the next start.
+
+    The shipped tokenizer is used again unless ``new_tokenizer``: the library's Unigram trainer gives slightly other pieces
+    each time, and two rebuilds would not agree.
+    """
     from transformers import AutoTokenizer
 
     kept = work / "corpus.npz"
     if not kept.exists():
         print("reading the reviews", flush=True)
         texts, labels = training_reviews(source)
-        print(f"training a tokenizer on {len(texts):,} reviews", flush=True)
-        tokenizer = train_tokenizer(texts)
+        print(f"tokenizing {len(texts):,} reviews", flush=True)
+        tokenizer = train_tokenizer(texts) if new_tokenizer else AutoTokenizer.from_pretrained(POCKET_T5)
         tokenizer.save_pretrained(work / "tokenizer")
         rows = [
             np.array(ids, dtype=np.int32)
@@ -338,14 +345,14 @@ def prepare(source, work, seed):
         return AutoTokenizer.from_pretrained(work / "tokenizer"), rows, file["labels"], file["vectors"]
 
 
-def pretrain(source, work, out, steps=None, minutes=None, seed=1, peak=1e-3, save_every=500):
+def pretrain(source, work, out, *, steps=None, minutes=None, seed=1, peak=1e-3, new_tokenizer=False):
     """Train until ``steps`` or ``minutes`` are spent, resuming from ``work``, and write the model to ``out``."""
     import torch
 
     work, out = Path(work), Path(out)
     work.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer, rows, labels, vectors = prepare(source, work, seed)
+    tokenizer, rows, labels, vectors = prepare(source, work, seed, new_tokenizer)
     aside = np.random.default_rng(seed).permutation(len(rows))
     held, used = aside[:HELD_OUT], aside[HELD_OUT:]
     passages = Passages([rows[i] for i in used], labels[used], tokenizer, seed)
@@ -410,16 +417,16 @@ def pretrain(source, work, out, steps=None, minutes=None, seed=1, peak=1e-3, sav
             for weight, master in zip(model.parameters(), masters, strict=True):
                 weight.copy_(master)
         step += 1
+        if step % SAVE_EVERY == 0:
+            save()
         if step % 100 == 0:
             line = "  ".join(f"{name} {np.mean(values):.3f}" for name, values in losses.items())
             losses = {name: [] for name in losses}
-            if step % save_every == 0:
-                save()
-                sample = slice(0, HELD_OUT)
-                line += "  held-out accuracy " + "  ".join(
-                    f"{n}: {sentiment_accuracy(model, held_rows[sample], held_labels[sample], passages, n, device):.3f}"
-                    for n in (124, 508)
-                )
+            if step % 500 == 0:
+                accuracy = {
+                    n: sentiment_accuracy(model, held_rows, held_labels, passages, n, device) for n in (124, 508)
+                }
+                line += "  held-out accuracy " + "  ".join(f"{n} tokens: {share:.3f}" for n, share in accuracy.items())
             print(f"step {step:,}  {spent / 60:.1f} min  {line}", flush=True)
     save()
     write_model(model, tokenizer, out)
@@ -446,13 +453,25 @@ def main(arguments=None):
     parser.add_argument("--out", default="build/pocket_t5", help="where the model goes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate (default: %(default)s)")
+    parser.add_argument(
+        "--new-tokenizer", action="store_true", help="train a tokenizer too instead of using the shipped one"
+    )
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument(
         "--steps", type=int, help="optimizer steps: the same seed and steps give the same weights on one CPU"
     )
     length.add_argument("--minutes", type=float, help="training time")
     given = parser.parse_args(arguments)
-    pretrain(given.source, given.work, given.out, given.steps, given.minutes, given.seed, given.rate)
+    pretrain(
+        given.source,
+        given.work,
+        given.out,
+        steps=given.steps,
+        minutes=given.minutes,
+        seed=given.seed,
+        peak=given.rate,
+        new_tokenizer=given.new_tokenizer,
+    )
 
 
 if __name__ == "__main__":

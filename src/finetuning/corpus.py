@@ -1,0 +1,155 @@
+"""What Pocket Reviews is made of, computed: ``python -m finetuning.corpus`` writes the figures into its data card.
+
+The same functions are the checks that ``make test`` runs over the data set.
+"""
+
+import json
+import re
+from collections import Counter, defaultdict
+from statistics import median
+
+import numpy as np
+
+from finetuning.profiles import POCKET_REVIEWS
+from finetuning.workspace import write_atomically
+
+SPLITS = ("train", "validation", "test")
+TRAITS = ("plain", "negation", "contrast", "irony", "comparison", "mixed_aspects", "understatement", "reported_opinion")
+BEGIN, END = "<!-- figures: begin (python -m finetuning.corpus) -->", "<!-- figures: end -->"
+
+
+def read_reviews(folder=POCKET_REVIEWS):
+    """All reviews of the data set, each a dict with its ``split``."""
+    reviews = []
+    for split in SPLITS:
+        for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
+            reviews.append({**json.loads(line), "split": split})
+    return reviews
+
+
+def words(text):
+    """The lower-cased words of a text."""
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
+def runs_of_words(text, length):
+    """The set of all runs of ``length`` words in a text."""
+    tokens = words(text)
+    return {tuple(tokens[i : i + length]) for i in range(len(tokens) - length + 1)}
+
+
+def closest_by_runs(texts, length=5):
+    """The largest Jaccard overlap of word runs between two texts: (overlap, row, row)."""
+    runs = [runs_of_words(text, length) for text in texts]
+    holders = defaultdict(list)
+    for row, mine in enumerate(runs):
+        for run in mine:
+            holders[run].append(row)
+    pairs = {(a, b) for rows in holders.values() for i, a in enumerate(rows) for b in rows[i + 1 :]}
+    return max(((len(runs[a] & runs[b]) / len(runs[a] | runs[b]), a, b) for a, b in pairs), default=(0.0, 0, 0))
+
+
+def closest_by_tfidf(texts):
+    """The largest TF-IDF cosine (single words) between two texts: (cosine, row, row)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectors = TfidfVectorizer().fit_transform(texts)
+    cosines = (vectors @ vectors.T).toarray()
+    np.fill_diagonal(cosines, 0)
+    a, b = np.unravel_index(cosines.argmax(), cosines.shape)
+    return float(cosines[a, b]), int(a), int(b)
+
+
+def most_repeated_run(texts, length=8):
+    """The run of words that stands in most texts: (number of texts, run)."""
+    counts = Counter(run for text in texts for run in runs_of_words(text, length))
+    run, count = counts.most_common(1)[0]
+    return count, " ".join(run)
+
+
+def best_single_term(texts, labels):
+    """The word or word pair whose presence predicts the label best on the whole set: (accuracy, term)."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    vectorizer = CountVectorizer(ngram_range=(1, 2), binary=True, token_pattern=r"[a-z0-9']+")
+    present = vectorizer.fit_transform(texts)
+    labels = np.asarray(labels)
+    positive = np.asarray(present[labels == 1].sum(axis=0)).ravel()
+    negative = np.asarray(present[labels == 0].sum(axis=0)).ravel()
+    total = len(labels)
+    right = np.maximum(positive + (labels == 0).sum() - negative, negative + (labels == 1).sum() - positive) / total
+    return float(right.max()), str(vectorizer.get_feature_names_out()[right.argmax()])
+
+
+def edge_accuracy(reviews, pick):
+    """Test accuracy of a bag of words that sees only the words ``pick`` takes from each text's list of words."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    rows = {split: [r for r in reviews if r["split"] == split] for split in ("train", "test")}
+    texts = {split: [" ".join(pick(words(r["text"]))) for r in mine] for split, mine in rows.items()}
+    labels = {split: [r["label"] for r in mine] for split, mine in rows.items()}
+    model = make_pipeline(CountVectorizer(token_pattern=r"[a-z0-9']+"), LogisticRegression(max_iter=1000))
+    return float(model.fit(texts["train"], labels["train"]).score(texts["test"], labels["test"]))
+
+
+def tfidf_by_trait(reviews):
+    """Test accuracy of the course's TF-IDF baseline: a dict with ``all``, ``not plain`` and each trait."""
+    from finetuning.baselines import tfidf_classifier
+
+    train = [r for r in reviews if r["split"] == "train"]
+    test = [r for r in reviews if r["split"] == "test"]
+    model = tfidf_classifier().fit([r["text"] for r in train], [r["label"] for r in train])
+    right = model.predict([r["text"] for r in test]) == np.array([r["label"] for r in test])
+    plain = np.array(["plain" in r["traits"] for r in test])
+    scores = {"all": right.mean(), "not plain": right[~plain].mean()}
+    for trait in TRAITS:
+        scores[trait] = right[np.array([trait in r["traits"] for r in test])].mean()
+    return {name: float(score) for name, score in scores.items()}
+
+
+def card_figures(reviews):
+    """The figures of the data card as Markdown."""
+    texts, labels = [r["text"] for r in reviews], [r["label"] for r in reviews]
+    lengths = [len(text.split()) for text in texts]
+    scores = tfidf_by_trait(reviews)
+    term, single = best_single_term(texts, labels)[::-1]
+    lines = [
+        "| | train | validation | test | all |",
+        "|---|---|---|---|---|",
+        _line("reviews", reviews, lambda r: True),
+        _line("positive", reviews, lambda r: r["label"] == 1),
+        *(_line(f"`{trait}`", reviews, lambda r, trait=trait: trait in r["traits"]) for trait in TRAITS),
+        "",
+        f"- Words per review: {min(lengths)} to {max(lengths)}, median {median(lengths):.0f}; "
+        f"{len({word for text in texts for word in words(text)}):,} different words, {len({r['film'] for r in reviews}):,} films.",
+        f"- Not plain: {np.mean(['plain' not in r['traits'] for r in reviews]):.1%}.",
+        f"- Closest two reviews: {closest_by_runs(texts)[0]:.3f} Jaccard of five-word runs, {closest_by_tfidf(texts)[0]:.3f} TF-IDF cosine.",
+        f'- Most telling single word or pair: "{term}", which alone guesses {single:.1%} of the labels.',
+        f"- A bag of the first three words scores {edge_accuracy(reviews, lambda w: w[:3]):.3f} on test, of the last three {edge_accuracy(reviews, lambda w: w[-3:]):.3f}.",
+        f"- TF-IDF with logistic regression, trained on the training split: {scores['all']:.3f} on test, {scores['plain']:.3f} on `plain`, "
+        f"{scores['not plain']:.3f} on the others.",
+        "",
+        "| trait | TF-IDF accuracy on test |",
+        "|---|---|",
+        *(f"| `{trait}` | {scores[trait]:.3f} |" for trait in TRAITS),
+    ]
+    return "\n".join(lines)
+
+
+def _line(name, reviews, holds):
+    counts = Counter(r["split"] for r in reviews if holds(r))
+    return f"| {name} | " + " | ".join(f"{counts[split]:,}" for split in SPLITS) + f" | {sum(counts.values()):,} |"
+
+
+def fill_card(card, figures):
+    """The card's text with the figures put between its two marks."""
+    before, rest = card.split(BEGIN)
+    return f"{before}{BEGIN}\n{figures}\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    path = POCKET_REVIEWS / "README.md"
+    write_atomically(path, fill_card(path.read_text(encoding="utf-8"), card_figures(read_reviews())))
+    print(f"figures written to {path}")

@@ -1,0 +1,191 @@
+"""The course itself: executed headless, whole, on the shipped defaults and on real reviews."""
+
+import json
+import re
+import shutil
+
+import nbformat
+import pytest
+from conftest import IMDB, NOTEBOOKS, ROOT, finetuning, needs_imdb
+
+from finetuning.workspace import LESSONS, ROW
+
+pytestmark = pytest.mark.slow
+
+
+def outputs(copy):
+    """All text that the cells of an executed notebook put out, by cell id."""
+    notebook = nbformat.read(copy, as_version=4)
+    shown = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            texts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+            shown[cell.id] = "\n".join(texts)
+    return shown
+
+
+@pytest.fixture(scope="module")
+def rows(pocket_run):
+    results = json.loads((pocket_run[1] / "results.json").read_text())
+    return {row["method"]: row for row in results["rows"]}
+
+
+def test_the_whole_course_runs_and_ends_with_the_table(pocket_run):
+    done, folder = pocket_run
+    assert done.returncode == 0, done.stdout + done.stderr
+    for lesson in LESSONS:
+        assert re.search(rf"{lesson}  done in \d+ s", done.stdout)
+    for method in ("majority", "tfidf", "zero_shot", "trainer", "from_scratch"):
+        assert method in done.stdout.split("accuracy")[-1]
+    assert len(done.stdout.splitlines()) < 90  # progress, no flood
+    assert str(folder / "report.html") in done.stdout
+
+
+def test_results_are_complete(pocket_run):
+    results = json.loads((pocket_run[1] / "results.json").read_text())
+    assert results["schema"] == 1 and results["run"]["seconds"] > 10
+    assert results["run"]["hardware"]["cores"] and results["run"]["versions"]["torch"]
+    for row in results["rows"]:
+        assert set(ROW) <= set(row)
+        assert row["n_test"] == 500 and 0 < row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
+    trained = [row for row in results["rows"] if row["train_seconds"]]
+    assert {row["method"] for row in trained} == {"tfidf", "trainer", "from_scratch"}
+
+
+def test_the_course_teaches_what_it_claims(rows):
+    """Fine-tuning pays: the intervals of fine-tuned and majority, and of fine-tuned and from-scratch, do not touch."""
+    assert rows["trainer"]["accuracy_low"] > rows["majority"]["accuracy_high"] + 0.15
+    assert rows["trainer"]["accuracy_low"] > rows["from_scratch"]["accuracy_high"]
+    assert rows["trainer"]["accuracy"] > rows["zero_shot"]["accuracy"] + 0.03
+    assert rows["zero_shot"]["accuracy_low"] > rows["majority"]["accuracy_high"]
+    assert rows["tfidf"]["accuracy_low"] > rows["majority"]["accuracy_high"]
+
+
+def test_notebooks_show_what_results_json_holds(pocket_run, rows):
+    table = outputs(pocket_run[1] / "notebooks" / "03_finetune_with_trainer.ipynb")["03-results-table"]
+    for method, row in rows.items():
+        line = next(line for line in table.splitlines() if f" {method} " in line)
+        assert f"{row['accuracy']:.3f}" in line and f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}" in line
+    shown = outputs(pocket_run[1] / "notebooks" / "02_baselines.ipynb")
+    assert f"accuracy {rows['tfidf']['accuracy']:.3f}" in shown["02-tfidf-row"]
+
+
+def test_lessons_keep_the_minutes_they_announce(pocket_run):
+    for path in NOTEBOOKS:
+        minutes = int(
+            re.search(r"cells run in (\d+) minute", nbformat.read(path, as_version=4).cells[0].source).group(1)
+        )
+        seconds = nbformat.read(pocket_run[1] / "notebooks" / path.name, as_version=4).metadata["finetuning"]["seconds"]
+        assert seconds <= 60 * minutes * 1.5, path.stem  # half as much again for a busy machine
+
+
+def test_executed_copies_are_free_of_noise(pocket_run):
+    for lesson in LESSONS:
+        for cell_id, text in outputs(pocket_run[1] / "notebooks" / f"{lesson}.ipynb").items():
+            assert not re.search(r"warning|deprecat|\| *\d+/\d+ \[", text, re.IGNORECASE), (cell_id, text)
+
+
+def test_the_source_notebooks_stay_as_they_were(pocket_run):
+    for path in NOTEBOOKS:
+        assert all(not cell.get("outputs") for cell in nbformat.read(path, as_version=4).cells)
+
+
+def test_report_is_linked_and_fetches_nothing(pocket_run):
+    report = pocket_run[1] / "report.html"
+    pages = [report, *(pocket_run[1] / "notebooks" / f"{lesson}.html" for lesson in LESSONS)]
+    for page in pages:
+        text = page.read_text()
+        assert not re.search(r'<(script|img|link)[^>]+(src|href)="?(https?:)?//', text), page.name
+        for target in re.findall(r'<a[^>]+href="([^"#:]+\.html)"', text):
+            assert (page.parent / target).is_file(), (page.name, target)
+        assert '<img src="../img' not in text and 'src="../img' not in text
+    assert report.read_text().index("<table") < report.read_text().index("The lessons")
+
+
+def test_a_second_run_skips_what_is_done_and_a_changed_setting_is_refused(pocket_run):
+    again = finetuning("run", runs=pocket_run[1].parent)
+    assert again.returncode == 0 and again.stdout.count("done before") == len(LESSONS)
+    other = finetuning("run", "--seed", 2, runs=pocket_run[1].parent)
+    assert other.returncode == 1 and "run with seed 1, not 2" in other.stderr and "Traceback" not in other.stderr
+
+
+@needs_imdb
+def test_real_reviews_through_the_same_lessons(tmp_path):
+    """Lessons 01 to 03 on a seeded slice of IMDb: leaks found, everything measured, fine-tuned better than chance."""
+    done = finetuning("run", "--reviews", IMDB, "--limit", 400, "--name", "imdb", runs=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "imdb" / "results.json").read_text())
+    rows = {row["method"]: row for row in results["rows"]}
+    assert results["run"]["dataset"] == "imdb" and rows["trainer"]["n_test"] == 400
+    assert rows["trainer"]["accuracy_low"] > max(
+        rows["majority"]["accuracy_high"], rows["from_scratch"]["accuracy_high"]
+    )
+    shown = outputs(tmp_path / "imdb" / "notebooks" / "01_prepare_data.ipynb")
+    assert re.search(r"train +[1-9]\d* of 400 reviews changed", shown["01-clean-all"])
+
+
+@pytest.fixture
+def broken_course(tmp_path):
+    """A copy of the course whose second lesson has a failing cell."""
+    root = tmp_path / "course"
+    (root / "notebooks").mkdir(parents=True)
+    shutil.copy(ROOT / "pyproject.toml", root)
+    for path in NOTEBOOKS:
+        shutil.copy(path, root / "notebooks")
+    return root
+
+
+def test_a_failing_cell_ends_the_run_in_a_few_lines(broken_course, monkeypatch, capsys):
+    from finetuning.course import run_course
+    from finetuning.workspace import CourseError
+
+    monkeypatch.chdir(broken_course)
+    second = broken_course / "notebooks" / "01_prepare_data.ipynb"
+    notebook = nbformat.read(second, as_version=4)
+    notebook.cells[3].source += "\nraise ValueError('planted')"
+    nbformat.write(notebook, second)
+    with pytest.raises(CourseError) as error:
+        run_course("pocket", limit=40, name="broken")
+    assert re.search(r"01_prepare_data, cell \d+: ValueError: planted", str(error.value))
+    assert len(str(error.value).splitlines()) < 12 and "\x1b" not in str(error.value)
+    copy = re.search(r"executed so far: (.*)\)", str(error.value)).group(1)
+    assert any(cell.get("outputs") for cell in nbformat.read(copy, as_version=4).cells)
+    # mended, the run goes on where it stopped
+    shutil.copy(ROOT / "notebooks" / second.name, second)
+    capsys.readouterr()
+    run_course("pocket", limit=40, name="broken", lessons=LESSONS[:2])
+    said = capsys.readouterr().out
+    assert "00_welcome  done before" in said and "01_prepare_data  done in" in said
+
+
+def test_a_lesson_without_its_forerunner_says_which_one_to_run(tmp_path):
+    from finetuning.course import run_course
+    from finetuning.workspace import CourseError
+
+    with pytest.raises(CourseError, match=r"02_baselines, cell \d+: .*run 01_prepare_data\.ipynb first"):
+        run_course("pocket", name="alone", lessons=["02_baselines"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--profile", "huge"), "There is no profile 'huge'"),
+        (("--reviews", "nowhere.csv"), "There is no file"),
+        (("--name", "../out"), "A run's name"),
+    ],
+)
+def test_wrong_arguments_end_in_a_sentence(tmp_path, arguments, expected):
+    done = finetuning("run", *arguments, runs=tmp_path)
+    assert done.returncode == 1 and expected in done.stderr and "Traceback" not in done.stderr
+
+
+def test_damaged_results_and_unreachable_hub_end_in_a_sentence(tmp_path):
+    (tmp_path / "pocket").mkdir()
+    (tmp_path / "pocket" / "results.json").write_text("{")
+    done = finetuning("run", runs=tmp_path)
+    assert done.returncode == 1 and "results.json is damaged" in done.stderr
+    assert (tmp_path / "pocket" / "results.json").read_text() == "{"
+    away = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "cache")}
+    done = finetuning("run", "--profile", "small", runs=tmp_path, **away)
+    assert done.returncode == 1 and "google-t5/t5-small could not be loaded from the Hub" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,91 @@
+"""Pocket Reviews keeps what its card promises."""
+
+from collections import Counter, defaultdict
+from statistics import median
+
+import pytest
+
+from finetuning import corpus
+from finetuning.profiles import POCKET_REVIEWS
+
+FIELDS = {"id", "film", "genre", "text", "label", "rating", "traits", "split"}
+
+
+@pytest.fixture(scope="module")
+def reviews():
+    return corpus.read_reviews()
+
+
+@pytest.fixture(scope="module")
+def texts(reviews):
+    return [r["text"] for r in reviews]
+
+
+def test_sizes_fields_and_balance(reviews):
+    assert Counter(r["split"] for r in reviews) == {"train": 1300, "validation": 200, "test": 500}
+    assert len({r["id"] for r in reviews}) == 2000
+    for split in corpus.SPLITS:
+        labels = [r["label"] for r in reviews if r["split"] == split]
+        assert sum(labels) * 2 == len(labels)
+    for r in reviews:
+        assert set(r) == FIELDS
+        assert r["rating"] in ((1, 2, 3, 4) if r["label"] == 0 else (7, 8, 9, 10)), r["id"]
+        assert r["traits"] and set(r["traits"]) <= set(corpus.TRAITS), r["id"]
+        assert "plain" not in r["traits"] or r["traits"] == ["plain"], r["id"]
+        assert 20 <= len(r["text"].split()) <= 180, r["id"]
+    assert {r["rating"] for r in reviews} == {1, 2, 3, 4, 7, 8, 9, 10}
+    assert 60 <= median(len(r["text"].split()) for r in reviews) <= 80
+
+
+def test_traits_are_frequent_and_spread(reviews):
+    assert sum("plain" not in r["traits"] for r in reviews) >= 0.55 * len(reviews)
+    for trait in corpus.TRAITS:
+        mine = [r for r in reviews if trait in r["traits"]]
+        assert len(mine) >= 120, trait
+        assert 0.4 <= sum(r["label"] for r in mine) / len(mine) <= 0.6, trait
+        for split, share in (("train", 0.65), ("validation", 0.1), ("test", 0.25)):
+            assert abs(sum(r["split"] == split for r in mine) / len(mine) - share) <= 0.05, (trait, split)
+
+
+def test_no_film_stands_in_two_splits(reviews):
+    splits = defaultdict(set)
+    for r in reviews:
+        splits[" ".join(corpus.words(r["film"])) or r["film"]].add(r["split"])
+    assert [film for film, where in splits.items() if len(where) > 1] == []
+
+
+def test_no_two_reviews_are_alike(texts):
+    assert len(set(texts)) == len(texts)
+    assert corpus.closest_by_runs(texts)[0] <= 0.10
+    assert corpus.closest_by_tfidf(texts)[0] <= 0.55
+    assert corpus.most_repeated_run(texts)[0] <= 2
+
+
+def test_vocabulary_is_rich_and_no_word_gives_the_label_away(reviews, texts):
+    assert len({word for text in texts for word in corpus.words(text)}) >= 12_000
+    accuracy, term = corpus.best_single_term(texts, [r["label"] for r in reviews])
+    assert accuracy <= 0.58, term
+
+
+def test_beginnings_and_endings_do_not_give_the_label_away(reviews):
+    assert corpus.edge_accuracy(reviews, lambda tokens: tokens[:3]) <= 0.60
+    assert corpus.edge_accuracy(reviews, lambda tokens: tokens[-3:]) <= 0.60
+
+
+def test_hard_but_not_hopeless_for_a_bag_of_words(reviews):
+    scores = corpus.tfidf_by_trait(reviews)
+    assert 0.72 <= scores["all"] <= 0.86
+    assert scores["not plain"] <= scores["plain"] - 0.05
+
+
+def test_the_card_holds_the_figures_of_these_reviews(reviews):
+    card = (POCKET_REVIEWS / "README.md").read_text(encoding="utf-8")
+    assert corpus.fill_card(card, corpus.card_figures(reviews)) == card
+
+
+def test_the_checks_find_what_they_look_for():
+    texts = ["a b c d e f g h", "a b c d e f g h i", "x y z"]
+    assert corpus.closest_by_runs(texts)[0] == pytest.approx(4 / 5)
+    assert corpus.closest_by_tfidf(["good film here", "good film here", "other"])[0] == pytest.approx(1)
+    assert corpus.most_repeated_run(texts)[0] == 2
+    assert corpus.best_single_term(["good x", "good y", "bad x", "y"], [1, 1, 0, 0]) == (1.0, "good")
