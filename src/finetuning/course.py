@@ -53,7 +53,9 @@ def run_course(profile="pocket", *, reviews="", base_model="", limit=0, seed=1, 
         seconds = _execute(workspace, lesson, source, parameters)
         workspace.add_seconds(seconds)
     report = write_report(workspace)
-    print(f"\n{results_table(workspace.results()).to_string()}\n\n{caption(workspace.results())}\nreport: {report}")
+    print(
+        f"\n{results_table(workspace.results()).to_string(index=False)}\n\n{caption(workspace.results())}\nreport: {report}"
+    )
     return workspace
 
 
@@ -174,12 +176,14 @@ def write_report(workspace):
     exporter = HTMLExporter(
         template_name="lab", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="", widget_renderer_url=""
     )
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = exporter.embed_images = True
+    titles = {}
     for i, lesson in enumerate(done):
         notebook = nbformat.read(workspace.notebooks / f"{lesson}.ipynb", as_version=4)
-        page, _ = exporter.from_notebook_node(
-            notebook, resources={"metadata": {"path": str(home() / "notebooks"), "name": lesson}}
-        )
+        for cell in notebook.cells:  # the exporter embeds pictures from below one folder only
+            cell.source = cell.source.replace("](../img/", "](img/")
+        titles[lesson] = notebook.cells[0].source.splitlines()[0].strip("# ")
+        page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(home()), "name": lesson}})
         links = ['<a href="../report.html">results</a>']
         links += [
             f'<a href="{near}.html">{near}</a>' for near in (done[i - 1] if i else None, *done[i + 1 : i + 2]) if near
@@ -188,13 +192,15 @@ def write_report(workspace):
         page = re.sub(r"<script[^>]*\ssrc=[^>]*></script>", "", page)
         write_atomically(workspace.notebooks / f"{lesson}.html", page.replace("<main>", bar + "<main>", 1))
     table = results_table(results)
-    lessons = "".join(f'<li><a href="notebooks/{lesson}.html">{lesson}</a></li>' for lesson in done)
+    lessons = "".join(
+        f'<li><a href="notebooks/{lesson}.html">{lesson[:2]} {html.escape(titles[lesson])}</a></li>' for lesson in done
+    )
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Fine-tuning: results</title><style>'
         "body{font:16px/1.5 sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
         "table{border-collapse:collapse}th,td{padding:.4rem .8rem;border-bottom:1px solid #ddd;text-align:right}"
-        "th:first-child,td:nth-child(2){text-align:left}</style></head><body><h1>Results of this run</h1>"
-        f"{table.to_html(border=0) if len(table) else '<p>No results yet.</p>'}"
+        "th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}</style></head><body><h1>Results of this run</h1>"
+        f"{table.to_html(border=0, index=False) if len(table) else '<p>No results yet.</p>'}"
         f"<p>{html.escape(caption(results))}. Intervals: 95 %, bootstrap over the test reviews.</p>"
         f"<h2>The lessons as this run executed them</h2><ul>{lessons}</ul></body></html>"
     )

@@ -72,5 +72,5 @@ def verdict(first, second):
     ahead, behind = names if first["accuracy"] >= second["accuracy"] else names[::-1]
     return (
         f"{ahead} is ahead of {behind} on these {first['n_test']:,} test reviews, but their 95 % intervals overlap: "
-        "this comparison alone does not settle it (lesson 05 compares review by review, which is sharper)."
+        "these numbers alone do not settle it."
     )
