@@ -15,7 +15,7 @@ from finetuning.workspace import write_atomically
 
 SPLITS = ("train", "validation", "test")
 TRAITS = ("plain", "negation", "contrast", "irony", "comparison", "mixed_aspects", "understatement", "reported_opinion")
-BEGIN, END = "<!-- figures: begin (python -m finetuning.corpus) -->", "<!-- figures: end -->"
+BEGIN, END = "<!-- figures: begin (python -m {command}) -->", "<!-- figures: end -->"
 
 
 def read_reviews(folder=POCKET_REVIEWS):
@@ -143,10 +143,11 @@ def _line(name, reviews, holds):
     return f"| {name} | " + " | ".join(f"{counts[split]:,}" for split in SPLITS) + f" | {sum(counts.values()):,} |"
 
 
-def fill_card(card, figures):
-    """The card's text with the figures put between its two marks."""
-    before, rest = card.split(BEGIN)
-    return f"{before}{BEGIN}\n{figures}\n{END}{rest.split(END)[1]}"
+def fill_card(card, figures, command="finetuning.corpus"):
+    """The card's text with the figures put between its two marks, which name the command that computes them."""
+    begin = BEGIN.format(command=command)
+    before, rest = card.split(begin)
+    return f"{before}{begin}\n{figures}\n{END}{rest.split(END)[1]}"
 
 
 if __name__ == "__main__":
