@@ -158,6 +158,19 @@ def test_a_failing_cell_ends_the_run_in_a_few_lines(broken_course, monkeypatch, 
     assert "00_welcome  done before" in said and "01_prepare_data  done in" in said
 
 
+def test_a_dying_kernel_is_named(broken_course, monkeypatch):
+    from finetuning.course import run_course
+    from finetuning.workspace import CourseError
+
+    monkeypatch.chdir(broken_course)
+    first = broken_course / "notebooks" / "00_welcome.ipynb"
+    notebook = nbformat.read(first, as_version=4)
+    notebook.cells[3].source = "import os\nos._exit(9)"
+    nbformat.write(notebook, first)
+    with pytest.raises(CourseError, match="00_welcome: the kernel died"):
+        run_course("pocket", limit=40, name="dead", lessons=LESSONS[:1])
+
+
 def test_a_lesson_without_its_forerunner_says_which_one_to_run(tmp_path):
     from finetuning.course import run_course
     from finetuning.workspace import CourseError

@@ -129,8 +129,9 @@ def plot_training(runs):
         right.plot(*found["eval_accuracy"], color=colour, marker="o", label=name)
     left.set(xlabel="epoch", ylabel="cross-entropy per label token", ylim=(0, None))
     right.set(xlabel="epoch", ylabel="accuracy on validation")
-    left.legend(fontsize=10)
-    right.legend(fontsize=10)
+    for ax in (left, right):
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(fontsize=10)
     return fig
 
 
