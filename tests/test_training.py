@@ -87,7 +87,8 @@ def test_reload_gives_identical_predictions_and_only_safetensors(settings, tmp_p
     options = {"prompt": "sentiment: {text}", "max_length": 32}
     before, _ = score_labels(model, tokenizer, ["fine", "not so fine"], **options)
     after, _ = score_labels(load_model(saved), load_tokenizer(saved), ["fine", "not so fine"], **options)
-    assert np.array_equal(before, after)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), load_model(saved).parameters(), strict=True))
+    assert np.allclose(before, after, atol=1e-5)  # other memory, other rounding
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path):
