@@ -10,7 +10,7 @@ from pathlib import Path
 from finetuning import CourseError
 from finetuning.data import load_reviews
 from finetuning.profiles import choose
-from finetuning.workspace import LESSONS, Workspace, caption, home, results_table, write_atomically
+from finetuning.workspace import LESSONS, Workspace, caption, home, results_table, run_folder, write_atomically
 
 KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, set limit=, or choose a smaller profile"
 
@@ -26,11 +26,7 @@ def run_course(profile="pocket", *, reviews="", base_model="", limit=0, seed=1, 
     if Path(settings.reviews).exists():
         load_reviews(settings.reviews, limit=limit, seed=seed)  # a wrong file is better said now than after a lesson
     if fresh:
-        from finetuning.workspace import runs_folder
-
-        if not re.fullmatch(r"[\w][\w.-]*", name):
-            raise CourseError(f"A run's name is made of letters, digits, '.', '_' and '-', not {name!r}.")
-        shutil.rmtree(runs_folder() / name, ignore_errors=True)
+        shutil.rmtree(run_folder(name), ignore_errors=True)
     workspace = Workspace(name, settings)
     parameters = {
         "profile": profile,

@@ -45,6 +45,13 @@ def runs_folder():
     return Path(os.environ.get("FINETUNING_RUNS") or home() / "runs")
 
 
+def run_folder(name):
+    """The folder of a run. Raises CourseError for a name that could lead out of the runs' folder."""
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        raise CourseError(f"A run's name is made of letters, digits, '.', '_' and '-', not {name!r}.")
+    return runs_folder() / name
+
+
 def write_atomically(path, text):
     """Write ``text`` to a temporary name beside ``path`` and rename it, so that a reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,10 +74,8 @@ class Workspace:
     """
 
     def __init__(self, name, settings):
-        if not re.fullmatch(r"[\w][\w.-]*", name):
-            raise CourseError(f"A run's name is made of letters, digits, '.', '_' and '-', not {name!r}.")
         self.name = name
-        self.path = runs_folder() / name
+        self.path = run_folder(name)
         self.settings = settings
         self.data, self.models = self.path / "data", self.path / "models"
         self.logs, self.notebooks = self.path / "logs", self.path / "notebooks"
