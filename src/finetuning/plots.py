@@ -143,5 +143,5 @@ def plot_results(rows):
         ax.plot(row["accuracy"], i, "o", color=BLUE, markersize=9)
         ax.text(row["accuracy_high"], i, f"  {row['accuracy']:.3f}", va="center")
     ax.set(xlabel="accuracy", yticks=range(len(rows)), yticklabels=[row["method"] for row in rows], xlim=(0.4, 1.05))
-    ax.invert_yaxis()
+    ax.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top, none cut at the edge
     return fig
