@@ -132,6 +132,19 @@ def this_machine():
     }
 
 
+def peak_memory():
+    """Peak memory of this process so far: ``peak_rss_bytes`` in main memory, ``peak_device_bytes`` on the GPU (None without one)."""
+    import resource
+
+    import torch
+
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "peak_rss_bytes": kib * (1 if platform.system() == "Darwin" else 1024),
+        "peak_device_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+    }
+
+
 def versions():
     """The versions of Python and of the libraries the course is built on."""
     names = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "evaluate", "scikit-learn", "papermill")

@@ -6,6 +6,8 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
+
 from finetuning import CourseError
 from finetuning.profiles import describe, this_machine, versions
 
@@ -14,6 +16,8 @@ LESSONS = (
     "01_prepare_data",
     "02_baselines",
     "03_finetune_with_trainer",
+    "04_scale_with_deepspeed",
+    "05_evaluate_and_ship",
 )
 # Every row has these; what was not measured is None.
 ROW = (
@@ -28,6 +32,11 @@ ROW = (
     "train_reviews_per_second",
     "predict_reviews_per_second",
     "parameters",
+    "stage",
+    "world_size",
+    "bytes_per_rank",
+    "peak_rss_bytes",
+    "peak_device_bytes",
 )
 
 
@@ -79,6 +88,7 @@ class Workspace:
         self.settings = settings
         self.data, self.models = self.path / "data", self.path / "models"
         self.logs, self.notebooks = self.path / "logs", self.path / "notebooks"
+        self.scores_folder = self.path / "scores"
         self.results_file = self.path / "results.json"
         self._check_settings()
 
@@ -142,6 +152,18 @@ class Workspace:
             if row["method"] == method:
                 return row
         raise CourseError(f"This run has no result for {method!r} yet; run the lesson that measures it first.")
+
+    def keep_scores(self, method, **scores):
+        """Keep a method's label scores for later lessons; ``scores``: split -> array of shape (reviews, 2), as ``score_labels``
+        gives them, in the order of the prepared split."""
+        kept = {split: np.asarray(values).round(6).tolist() for split, values in scores.items()}
+        write_atomically(self.scores_folder / f"{method}.json", json.dumps(kept))
+
+    def scores(self, method, split="test"):
+        """A method's label scores on a split: an array of shape (reviews, 2), or None where no lesson kept any."""
+        path = self.scores_folder / f"{method}.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return np.array(kept[split]) if split in kept else None
 
     def need(self, path, lesson):
         """``path`` when an earlier lesson left it; else CourseError says which lesson to run first."""
