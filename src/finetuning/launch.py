@@ -1,0 +1,235 @@
+"""Lesson 04: start a training of several processes, watch it, and collect what its ranks measured."""
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from finetuning import CourseError
+from finetuning.training import last_whole_checkpoint
+from finetuning.workspace import write_atomically
+from finetuning.zero import configuration_file
+
+# What a rank or a launcher says when it fails -> the way out. The first that fits is shown.
+WAYS_OUT = (
+    (r"EADDRINUSE|[Aa]ddress already in use", "another run uses this port; give another one (port=...) or wait for it to end"),
+    (
+        r"out of memory|can't allocate memory|MemoryError|Cannot allocate memory|bad_alloc|signal 9|SIGKILL",
+        "it ran out of memory or was killed; take a smaller micro_batch with more accumulation, a higher ZeRO stage, offload, or limit=",
+    ),
+    (r"Extra inputs are not permitted|extra_forbidden", "the DeepSpeed configuration has a key that DeepSpeed does not know; the lines above name it"),
+    (r"JSONDecodeError|Expecting property name|Expected a string path to an existing deepspeed config", "the DeepSpeed configuration is no JSON file that can be read"),
+    (r"DP world size of", "the checkpoint is of another number of ranks; make a universal one of it (launch.universal_checkpoint)"),
+    (r"offload.* (?:not supported|requires)|supports? offload|only supported .*offload", "this ZeRO stage cannot offload; take stage 1, 2 or 3"),
+    (r"mpi4py", "the process was not started by a launcher; start it through launch.run or torch.distributed.run"),
+    (r"CUDA_HOME|ninja is required|Ninja is required|Error building extension", "an operator could not be compiled; use the torch optimizer (zero_force_ds_cpu_optimizer: false) or install a compiler"),
+    (r"No module named '?deepspeed", "DeepSpeed is not installed here; run make setup"),
+    (r"No space left on device", "the disk is full; free some space and run again"),
+)
+
+
+def training(workspace, name, *, deepspeed=None, bf16=False, **options):
+    """What ``finetuning.train`` needs for one training, as a dict; its files go to ``models/<name>`` of the run.
+
+    ``deepspeed`` names one of the course's configurations or a JSON file; None: the plain Trainer. ``options`` replace the
+    defaults below: ``steps`` (optimizer steps), ``micro_batch`` (reviews per rank and micro-batch), ``accumulation``
+    (micro-batches per step), ``save`` (gather the weights and score the test reviews), ``save_steps`` (write a checkpoint
+    every so many steps, and resume from the last whole one), ``shape`` (values of a T5Config: a model of random weights
+    instead of the profile's), ``die_at`` (kill every rank before this step, to practise resuming).
+    """
+    settings = workspace.settings
+    if deepspeed is not None and not str(deepspeed).endswith(".json"):
+        deepspeed = configuration_file(deepspeed)
+    chosen = {
+        "name": name,
+        "settings": settings.as_dict(),
+        "reviews": str(workspace.data / "reviews"),
+        "folder": str(workspace.models / name),
+        "log": str(workspace.logs / f"{name}.log"),
+        "deepspeed": None if deepspeed is None else str(deepspeed),
+        "bf16": bf16,
+        "steps": 10,
+        "micro_batch": 4,
+        "accumulation": 2,
+        "learning_rate": settings.learning_rate,
+        "shape": None,
+        "save": False,
+        "save_steps": 0,
+        "seed": settings.seed,
+        "die_at": None,
+    }
+    unknown = set(options) - set(chosen)
+    if unknown:
+        raise CourseError(f"A training has no option {', '.join(sorted(unknown))}; it has {', '.join(chosen)}.")
+    return chosen | options
+
+
+def run(trainings, *, ranks=2, launcher="torchrun", port=29531, limit=600):
+    """Start the trainings on ``ranks`` processes of this machine and return what each rank measured.
+
+    ``trainings`` is a dict from ``training`` or a list of them, run in turn. Progress of rank 0 is printed as it comes, all
+    output goes to the run's ``logs/``. ``launcher``: ``torchrun`` (torch.distributed.run), ``deepspeed`` or ``two nodes`` (two
+    agents of torch.distributed.run that meet at ``port``). ``limit`` is in seconds. Returns a list of dicts, one per
+    rank, for a training, and a list of such lists for a list. Raises CourseError with the failing rank's last lines and
+    the known way out; no process is left behind, also when the cell is interrupted.
+    """
+    several = isinstance(trainings, list)
+    trainings = trainings if several else [trainings]
+    for one in trainings:
+        folder = Path(one["folder"])
+        if not one["save_steps"]:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("rank*.json"):
+            old.unlink()
+    log = Path(trainings[0]["log"])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    config = log.with_suffix(".json")
+    write_atomically(config, json.dumps(trainings, indent=1))
+    commands = command(launcher, config, ranks, port)
+    with log.open("wb") as file:
+        code = _watch(commands, _environment(ranks), file, limit)
+    for one in trainings:
+        if len([*Path(one["folder"]).glob("rank*[0-9].json")]) < ranks:
+            raise CourseError(_failure(one, code, log, limit))
+    collected = [[json.loads((Path(one["folder"]) / f"rank{r}.json").read_text()) for r in range(ranks)] for one in trainings]
+    return collected if several else collected[0]
+
+
+def command(launcher, config, ranks, port=29531):
+    """The commands that ``run`` starts, as lists of words: what you would type into a terminal."""
+    script = ["-m", "finetuning.train", str(config)]
+    if launcher == "python":
+        return [[sys.executable, *script]]
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    if launcher == "torchrun":
+        return [[*torchrun, "--standalone", "--nproc_per_node", str(ranks), *script]]
+    if launcher == "two nodes":
+        meet = ["--nnodes", "2", "--nproc_per_node", str(ranks // 2), "--master_addr", "127.0.0.1", "--master_port", str(port)]
+        return [[*torchrun, "--node_rank", str(node), *meet, *script] for node in (0, 1)]
+    if launcher == "deepspeed":
+        program = Path(sys.executable).with_name("deepspeed")
+        if not program.exists():
+            raise CourseError(f"The launcher {program} is missing; run make setup, or use launcher='torchrun'.")
+        return [[sys.executable, str(program), "--num_gpus" if _gpus() else "--num_accelerators", str(ranks), "--master_port", str(port), "--module", *script[1:]]]
+    raise CourseError(f"There is no launcher {launcher!r}; choose 'torchrun', 'deepspeed' or 'two nodes'.")
+
+
+def _gpus():
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _environment(ranks):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    ours = {
+        "FINETUNING_WATCHED": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": str(max(1, cores // ranks)),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if not _gpus():
+        ours["DS_ACCELERATOR"] = "cpu"
+    # A notebook kernel may hold the rank of an earlier cell; each launcher gives its processes their own.
+    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")}
+    return clean | ours
+
+
+def _watch(commands, environment, log, limit):
+    """Start the commands, echo rank 0's progress, and return the worst exit code (124: out of time)."""
+    ends = time.monotonic() + limit
+    processes = []
+    try:
+        for words in commands:
+            processes.append(
+                subprocess.Popen(
+                    words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+                )
+            )
+        with selectors.DefaultSelector() as ready:
+            for process in processes:
+                ready.register(process.stdout, selectors.EVENT_READ)
+            while ready.get_map():
+                if time.monotonic() > ends:
+                    return 124
+                for key, _ in ready.select(timeout=1):
+                    line = key.fileobj.readline()
+                    if not line:
+                        ready.unregister(key.fileobj)
+                        continue
+                    log.write(line)
+                    log.flush()
+                    if line.startswith(b"| "):
+                        print(line[2:].decode(errors="replace").rstrip(), flush=True)
+        return max(abs(process.wait(timeout=30)) for process in processes)
+    finally:
+        stop(processes)
+
+
+def universal_checkpoint(one):
+    """Turn the last whole checkpoint of a DeepSpeed training into a universal one, which any number of ranks can load.
+
+    Returns the training with a configuration that loads it. Raises CourseError where there is no checkpoint yet.
+    """
+    checkpoint = last_whole_checkpoint(one["folder"])
+    if checkpoint is None:
+        raise CourseError(f"The training {one['name']!r} has no whole checkpoint in {one['folder']}; run it with save_steps first.")
+    checkpoint = Path(checkpoint)
+    tag = (checkpoint / "latest").read_text().strip()
+    settings = json.loads(Path(one["deepspeed"]).read_text())
+    words = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
+    words += ["--input_folder", str(checkpoint / tag), "--output_folder", str(checkpoint / f"{tag}_universal")]
+    if settings["zero_optimization"]["stage"] < 3:
+        words.append("--inject_missing_state")  # the course lets the Trainer make the optimizer; DeepSpeed wants to be told
+    done = subprocess.run(words, env=_environment(1), capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise CourseError(f"The checkpoint {checkpoint} could not be turned into a universal one: {last}")
+    path = Path(one["folder"]) / "universal.json"
+    write_atomically(path, json.dumps(settings | {"checkpoint": {"load_universal": True}}))
+    return one | {"deepspeed": str(path), "die_at": None}
+
+
+def stop(processes, patience=5):
+    """End launchers and their ranks: the ranks end when their standard input does, the launchers when told or killed."""
+    for process in processes:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    ends = time.monotonic() + patience
+    for told in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, told)
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.1, ends - time.monotonic()))
+
+
+def _failure(one, code, log, limit):
+    """One sentence on a failed training, the failing rank's last lines and the way out."""
+    folder = Path(one["folder"])
+    errors = [json.loads(path.read_text()) for path in folder.glob("rank*.error.json")]
+    # A rank that lost its peer says so; the cause is the error of the peer.
+    errors.sort(key=lambda error: (bool(re.search("onnection (closed|reset)|peer", error["message"])), error["when"]))
+    said = log.read_text(errors="replace")
+    if code == 124:
+        return f"The training {one['name']!r} did not end within {limit} s and was stopped; raise limit= or take fewer steps (log: {log})."
+    if errors:
+        first = errors[0]
+        who, lines = f"rank {first['rank']} failed: {first['type']}: {first['message'].strip().splitlines()[0] if first['message'].strip() else ''}", first["last"]
+    else:
+        who = "a rank was killed" if re.search(r"signal 9|SIGKILL|exitcode: -9", said, re.IGNORECASE) else "the launcher failed"
+        lines = [line for line in said.splitlines() if line.strip()][-8:]
+    text = "\n".join(lines) + (said if not errors else who)
+    way = next((way for pattern, way in WAYS_OUT if re.search(pattern, text, re.IGNORECASE)), f"the whole output is in {log}")
+    shown = "\n  ".join(lines[-6:])
+    return f"The training {one['name']!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"

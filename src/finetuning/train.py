@@ -1,0 +1,306 @@
+"""Lesson 04: the script that a launcher starts once per device: ``python -m finetuning.train CONFIG.json``.
+
+CONFIG.json holds one training or a list of trainings, as ``launch.training`` writes them. Each rank writes what it measured
+to ``rank<N>.json`` in the training's folder; rank 0 prints the progress. The same file serves one process, two on a laptop
+and many nodes: rank, world size and address come from the launcher's environment variables.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+from finetuning.workspace import write_atomically
+
+COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first ones also allocate
+
+
+def arguments(training):
+    """The Trainer's arguments of a training. ``deepspeed`` names the JSON file that both the Trainer and DeepSpeed read."""
+    import torch
+    from transformers import Seq2SeqTrainingArguments
+
+    on_cpu = not torch.cuda.is_available()
+    return Seq2SeqTrainingArguments(
+        output_dir=training["folder"],
+        max_steps=training["steps"],
+        per_device_train_batch_size=training["micro_batch"],
+        gradient_accumulation_steps=training["accumulation"],
+        learning_rate=training["learning_rate"],
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        bf16=training["bf16"],
+        deepspeed=training["deepspeed"],
+        train_sampling_strategy="random",  # the same global batches whatever the number of ranks
+        logging_steps=1,
+        save_strategy="steps" if training["save_steps"] else "no",
+        save_steps=training["save_steps"] or 500,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        disable_tqdm=True,
+        seed=training["seed"],
+    )
+
+
+def train(training):
+    """Run one training on this rank; returns what it measured, as it stands in ``rank<N>.json``."""
+    import torch
+    from datasets import load_from_disk
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer, T5Config, T5ForConditionalGeneration, set_seed
+
+    from finetuning.profiles import Profile, peak_memory
+    from finetuning.training import label_token_loss, last_whole_checkpoint, load_model, load_tokenizer
+    from finetuning.zero import import_deepspeed
+
+    quiet_libraries()
+    settings = Profile(**training["settings"])
+    deepspeed = import_deepspeed()
+    if training["deepspeed"]:
+        deepspeed.init_distributed()  # before any TrainingArguments, which would else start with one rank
+    args = arguments(training)
+    tokenizer = load_tokenizer(settings)
+    set_seed(settings.seed)
+    if training["shape"]:
+        model = T5ForConditionalGeneration(T5Config(**training["shape"]))
+    else:
+        model = load_model(settings)
+    parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
+    rows = load_from_disk(training["reviews"])["train"].select_columns(["input_ids", "labels"])
+    watch = Watch(training)
+    trainer = Seq2SeqTrainer(
+        model, args, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        compute_loss_func=label_token_loss, callbacks=[watch],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    watch.trainer = trainer
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(training["folder"]) if training["save_steps"] else None)
+    seconds = time.perf_counter() - began
+    wrapped = type(trainer.model_wrapped).__name__
+    if training["deepspeed"] and wrapped != "DeepSpeedEngine":
+        raise RuntimeError(f"the model was wrapped as {wrapped}, not as a DeepSpeedEngine: DeepSpeed did not run")
+    measured = {
+        "name": training["name"], "rank": args.process_index, "world_size": args.world_size, "engine": wrapped,
+        "parameters": parameters, "train_seconds": seconds,
+        "train_reviews_per_second": training["steps"] * training["micro_batch"] * training["accumulation"] * args.world_size / seconds,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "steps": [entry["step"] for entry in trainer.state.log_history if "loss" in entry],
+        **watch.measured(), **peak_memory(),
+    }  # fmt: skip
+    if training["save"]:
+        trainer.save_model(training["folder"])  # gathers the shards of all ranks
+        if args.process_index == 0:
+            shrink_model(training["folder"], tokenizer)
+        wait_for_all()
+        measured |= score_share(training, settings, args)
+    if torch.distributed.is_initialized():
+        deepspeed.comm.destroy_process_group() if training["deepspeed"] else torch.distributed.destroy_process_group()
+    return measured
+
+
+def shrink_model(folder, tokenizer):
+    """Load the saved weights and save them once more with their tokenizer: DeepSpeed stores T5's tied embedding several times."""
+    import torch
+    from transformers import T5ForConditionalGeneration
+
+    model = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def score_share(training, settings, args):
+    """Label scores of this rank's share of the test reviews by the saved model, and how many reviews per second that made."""
+    from dataclasses import replace
+
+    from datasets import load_from_disk
+
+    from finetuning.labels import score_labels
+    from finetuning.training import load_model, load_tokenizer
+
+    saved = replace(settings, model=training["folder"], model_revision=None)
+    texts = load_from_disk(training["reviews"])["test"]["text"][args.process_index :: args.world_size]
+    model = load_model(saved).to(args.device)
+    scores, speed = score_labels(
+        model, load_tokenizer(saved), texts, prompt=settings.prompt, max_length=settings.max_length
+    )
+    return {"scores": scores.round(6).tolist(), "predict_reviews_per_second": speed * args.world_size}
+
+
+def wait_for_all():
+    """Return when every rank has come here."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+class Watch:
+    """A Trainer callback that measures: seconds per step, bytes held between two micro-batches, bytes sent over loopback.
+
+    Rank 0 also prints a line of progress now and then. (A duck-typed ``TrainerCallback``: that class would import the Trainer.)
+    """
+
+    def __init__(self, training):
+        self.training, self.trainer, self.seconds, self.bytes = training, None, [], None
+        self.printed, self.sent = 0.0, {}
+
+    def measured(self):
+        """Median seconds per step, bytes per component and bytes sent per step by each rank (None where not measured)."""
+        used = self.seconds[COUNT_AT:] or self.seconds
+        steps = sorted(self.sent)
+        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        sent = None
+        if len(steps) > 1 and None not in self.sent.values() and ranks > 1:
+            sent = (self.sent[steps[-1]] - self.sent[steps[0]]) / (steps[-1] - steps[0]) / ranks
+        return {"seconds_per_step": float(np.median(used)), "bytes_per_rank": self.bytes, "bytes_sent_per_step": sent}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        from finetuning.zero import own_step_counters
+
+        own_step_counters(self.trainer.optimizer)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.began = time.perf_counter()
+        if state.global_step >= COUNT_AT:
+            self.sent[state.global_step] = loopback_bytes()
+        if self.training["die_at"] == state.global_step:  # the lesson's power cut
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == COUNT_AT and self.bytes is None:
+            from finetuning.zero import held_bytes
+
+            self.bytes = held_bytes(self.trainer.model_wrapped, self.trainer.optimizer)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds.append(time.perf_counter() - self.began)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        done = state.global_step == state.max_steps
+        if args.process_index == 0 and "loss" in (logs or {}) and (done or time.monotonic() - self.printed > 3):
+            self.printed = time.monotonic()
+            progress(f"{self.training['name']:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}")
+
+    def __getattr__(self, name):
+        if name.startswith("on_"):
+            return lambda *args, **kwargs: None
+        raise AttributeError(name)
+
+
+def loopback_bytes():
+    """Bytes that this machine has sent to itself so far (Linux); None elsewhere. Ranks on one machine talk that way on a CPU."""
+    counters = Path("/proc/net/dev")
+    if not counters.exists():
+        return None
+    line = next((line for line in counters.read_text().splitlines() if line.strip().startswith("lo:")), None)
+    return int(line.split()[9]) if line else None
+
+
+def progress(line):
+    """Print a line for the reader; the libraries' own output goes to the rank's log."""
+    os.write(PROGRESS, f"| {line}\n".encode())
+
+
+def quiet_libraries():
+    """Keep the libraries' chatter at warnings."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_warning()
+    logging.disable_progress_bar()
+
+
+def meet_apart(name):
+    """Let the ranks find each other under names of this training's own: the launcher's store still holds those of the last."""
+    import torch
+
+    environment = os.environ
+    if int(environment.get("WORLD_SIZE", 1)) > 1:
+        store = torch.distributed.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)
+        torch.distributed.init_process_group(
+            "nccl" if torch.cuda.is_available() else "gloo", store=torch.distributed.PrefixStore(name, store),
+            rank=int(environment["RANK"]), world_size=int(environment["WORLD_SIZE"]),
+        )  # fmt: skip
+
+
+def die_with_the_launcher():
+    """End this process when the one that launched it is gone: standard input, a pipe that it holds, comes to its end."""
+
+    def wait():
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def run(training):
+    """One training with its log and its answer on disk; returns the exit code."""
+    rank = int(os.environ.get("RANK", 0))
+    folder = Path(training["folder"])
+    try:
+        answer = train(training)
+    except BaseException as error:
+        traceback.print_exc()
+        last = traceback.format_exc().strip().splitlines()[-12:]
+        write_atomically(
+            folder / f"rank{rank}.error.json",
+            json.dumps({"rank": rank, "when": time.time(), "type": type(error).__name__, "message": str(error), "last": last}),
+        )
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(1)  # a rank that waits for the others in an exit handler would hide this error
+    write_atomically(folder / f"rank{rank}.json", json.dumps(answer))
+    return 0
+
+
+PROGRESS = 1
+
+
+def main(arguments=None):
+    """Command line: one JSON file. ``--local_rank`` is what the ``deepspeed`` launcher adds; the environment says the same."""
+    global PROGRESS
+    parser = argparse.ArgumentParser(prog="python -m finetuning.train", description="One rank of a training.")
+    parser.add_argument("config", help="JSON file with a training, or a list of them")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    trainings = json.loads(Path(given.config).read_text())
+    trainings = trainings if isinstance(trainings, list) else [trainings]
+    rank = int(os.environ.get("RANK", 0))
+    log = Path(trainings[0]["log"]).with_suffix(f".rank{rank}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    PROGRESS = os.dup(1)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(file, 1), os.dup2(file, 2)
+    watched = os.environ.get("FINETUNING_WATCHED") == "1"
+    if watched:
+        die_with_the_launcher()
+    if len(trainings) == 1:
+        return run(trainings[0])
+    # Several small trainings, as the lesson compares them: each in a child of its own, so that none inherits the state of
+    # another, and the imports are paid once.
+    import transformers.trainer_seq2seq  # noqa: F401
+
+    from finetuning.zero import import_deepspeed
+
+    import_deepspeed()
+    for i, training in enumerate(trainings):
+        child = os.fork()
+        if child == 0:
+            if watched:
+                die_with_the_launcher()
+            meet_apart(f"training {i}")
+            os._exit(run(training))
+        _, status = os.waitpid(child, 0)
+        if status:
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
