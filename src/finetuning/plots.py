@@ -145,3 +145,46 @@ def plot_results(rows):
     ax.set(xlabel="accuracy", yticks=range(len(rows)), yticklabels=[row["method"] for row in rows], xlim=(0.4, 1.05))
     ax.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top, none cut at the edge
     return fig
+
+
+def plot_losses(curves, title="The same losses, whatever the stage"):
+    """Training loss by optimizer step of several runs drawn over one another. ``curves``: dict of name -> losses."""
+    fig, ax = figure(title)
+    styles = ("-", "--", "-.", ":", (0, (1, 3)))
+    for i, (name, losses) in enumerate(curves.items()):
+        width = 7 - 1.5 * i if i < 4 else 1.5  # the first is the broadest, so that those on top leave it visible
+        ax.plot(range(1, len(losses) + 1), losses, styles[i % 5], color=COLOURS[i % 5], linewidth=width, label=name)
+    ax.set(xlabel="optimizer step", ylabel="cross-entropy per label token", ylim=(0, None))
+    ax.legend(ncols=2, fontsize=10)
+    return fig
+
+
+def plot_rank_memory(counted, title="What each rank holds"):
+    """Stacked bars of bytes per rank. ``counted``: dict of group (a precision, say) -> dict of stage -> dict of component -> bytes."""
+    fig, axes = figure(title, width=11, columns=len(counted))
+    top = max(sum(parts.values()) for stages in counted.values() for parts in stages.values()) / 2**20
+    for ax, (group, stages) in zip(np.atleast_1d(axes), counted.items(), strict=True):
+        floor = np.zeros(len(stages))
+        for colour, part in zip(COLOURS, ("parameters", "gradients", "master", "optimizer", "buffers"), strict=True):
+            heights = np.array([parts.get(part, 0) for parts in stages.values()]) / 2**20
+            ax.bar(list(stages), heights, bottom=floor, color=colour, label=part, width=0.7)
+            floor += heights
+        for i, height in enumerate(floor):
+            ax.text(i, height, f"{height:.3g}", ha="center", va="bottom")
+        ax.set(xlabel=f"{group}: ZeRO stage", ylabel="MiB per rank", ylim=(0, 1.15 * top))
+        ax.grid(axis="x", visible=False)
+    np.atleast_1d(axes)[-1].legend(fontsize=10)
+    return fig
+
+
+def plot_step_cost(seconds, sent):
+    """Seconds per optimizer step and bytes sent by each rank in it. Both: dict of name -> value (None where not measured)."""
+    fig, (left, right) = figure("What a step costs", width=11, columns=2)
+    left.bar(list(seconds), list(seconds.values()), color=BLUE, width=0.7)
+    left.set(xlabel="run", ylabel="seconds per optimizer step")
+    right.bar(list(sent), [(value or 0) / 2**20 for value in sent.values()], color=ORANGE, width=0.7)
+    right.set(xlabel="run", ylabel="MiB sent per rank and step")
+    for ax in (left, right):
+        ax.grid(axis="x", visible=False)
+        ax.tick_params(axis="x", rotation=20)
+    return fig
