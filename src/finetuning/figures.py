@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetuning.plots import BLUE, GREEN, GREY, ORANGE
+from finetuning.plots import BLUE, GREEN, GREY, ORANGE, PURPLE
 from finetuning.workspace import LESSONS, home
 
 INK, PAPER, PALE = "#222222", "#FFFFFF", "#F2F2F2"
@@ -40,16 +40,16 @@ def _arrow(ax, start, end, color=INK):
 
 def roadmap(lesson):
     """The lessons in a row, ``lesson`` lit."""
-    names = [name.split("_", 1) for name in LESSONS]
-    fig, ax = _canvas(10, 1.3)
-    step = 10 / len(names)
-    for i, (number, name) in enumerate(names):
-        lit = LESSONS[i] == lesson
-        words = name.replace("finetune_with_trainer", "fine-tune\nwith the Trainer").replace("_", " ")
-        colours = {"fill": BLUE, "edge": BLUE, "color": "white", "weight": "bold"} if lit else {}
-        _box(ax, i * step + 0.1, 0.2, step - 0.45, 0.9, f"{number}\n{words}", size=11, **colours)
+    short = {"finetune_with_trainer": "fine-tune with\nthe Trainer", "scale_with_deepspeed": "scale with\nDeepSpeed"}
+    short |= {"evaluate_and_ship": "evaluate\nand ship"}
+    fig, ax = _canvas(12, 1.35)
+    step = 12 / len(LESSONS)
+    for i, (number, name) in enumerate(name.split("_", 1) for name in LESSONS):
+        colours = {"fill": BLUE, "edge": BLUE, "color": "white", "weight": "bold"} if LESSONS[i] == lesson else {}
+        words = short.get(name, name.replace("_", " "))
+        _box(ax, i * step + 0.1, 0.15, step - 0.4, 1.05, f"{number}\n{words}", size=12.5, **colours)
         if i:
-            _arrow(ax, (i * step - 0.33, 0.65), (i * step + 0.08, 0.65), GREY)
+            _arrow(ax, (i * step - 0.28, 0.67), (i * step + 0.08, 0.67), GREY)
     return fig
 
 
@@ -121,10 +121,71 @@ def padding():
     return fig
 
 
-def _bar(x, y, width, colour):
+def optimizer_memory():
+    """Bytes per parameter of a training with Adam, in fp32 and in bf16 with fp32 master weights; a square is a byte."""
+    fig, ax = _canvas(10, 3.3)
+    rows = (
+        (
+            "fp32",
+            (("parameters", 4, BLUE), ("gradients", 4, ORANGE), ("1st moment", 4, GREEN), ("2nd moment", 4, GREEN)),
+        ),
+        (
+            "bf16 with\nfp32 master",
+            (
+                ("param.", 2, BLUE),
+                ("grad.", 2, ORANGE),
+                ("master copy", 4, PURPLE),
+                ("1st moment", 4, GREEN),
+                ("2nd moment", 4, GREEN),
+            ),
+        ),
+    )
+    unit = 0.49
+    for (name, parts), top in zip(rows, (2.75, 1.2), strict=True):
+        left = 1.6
+        ax.text(0.15, top - unit / 2, name, fontsize=13, weight="bold", color=INK, va="center")
+        for words, size, colour in parts:
+            for byte in range(size):
+                ax.add_patch(_bar(left + byte * unit, top - unit, unit, colour, unit))
+            ax.text(left + size * unit / 2, top - unit - 0.22, words, ha="center", fontsize=12, color=INK)
+            left += size * unit
+        total = sum(size for _, size, _ in parts)
+        ax.text(left - total * unit, top + 0.12, f"{total} bytes per parameter", fontsize=12, color=GREY)
+    ax.text(1.6, 0.1, "one square is one byte; activations come on top", fontsize=12, color=GREY)
+    return fig
+
+
+def zero_stages():
+    """What each of four ranks holds in ZeRO stages 0 to 3, in bf16 with Adam: filled is held, pale lies on another rank."""
+    fig, ax = _canvas(10, 5.6)
+    ranks, unit = 4, 0.25
+    parts = (("parameters", 2, BLUE, 3), ("gradients", 2, ORANGE, 2), ("optimizer state", 12, GREEN, 1))
+    for stage in range(4):
+        left, top = 0.3 + stage % 2 * 5.0, 4.9 - stage // 2 * 2.3
+        held = sum(size / ranks if stage >= first else size for _, size, _, first in parts)
+        ax.text(left, top, f"stage {stage}", fontsize=14, weight="bold", color=INK)
+        ax.text(left + 1.0, top, f"{held:g} bytes per parameter and rank", fontsize=12, color=GREY)
+        for rank in range(ranks):
+            x, y = left, top - 0.4 - rank * 0.4
+            for _, size, colour, first in parts:
+                width = size * unit
+                ax.add_patch(_bar(x, y, width, PALE, 0.28, edge="#B0B0B0"))
+                share = width / ranks if stage >= first else width
+                ax.add_patch(_bar(x + (rank * share if stage >= first else 0), y, share, colour, 0.28))
+                x += width
+            ax.text(x + 0.08, y + 0.06, f"rank {rank}", fontsize=10.5, color=GREY)
+    legend = (("parameters", 0.3, BLUE), ("gradients", 1.9, ORANGE), ("optimizer state, fp32 master", 3.4, GREEN))
+    for name, left, colour in (*legend, ("on another rank", 6.8, PALE)):
+        ax.add_patch(_bar(left, 0.25, 0.3, colour, edge="#B0B0B0" if colour == PALE else PAPER))
+        ax.text(left + 0.38, 0.27, name, fontsize=12, color=INK)
+    ax.text(0.3, 5.25, "bf16 with Adam, four ranks", fontsize=12, color=GREY)
+    return fig
+
+
+def _bar(x, y, width, colour, height=0.2, edge=PAPER):
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x, y), width, 0.2, facecolor=colour, edgecolor=PAPER, linewidth=0.5)
+    return Rectangle((x, y), width, height, facecolor=colour, edgecolor=edge, linewidth=0.5)
 
 
 def draw(folder):
@@ -138,6 +199,7 @@ def draw(folder):
     folder.mkdir(parents=True, exist_ok=True)
     figures = {f"roadmap_{name[:2]}": lambda name=name: roadmap(name) for name in LESSONS}
     figures |= {"two_paths": two_paths, "text_to_text": text_to_text, "padding": padding}
+    figures |= {"optimizer_memory": optimizer_memory, "zero_stages": zero_stages}
     paths = []
     for name, make in figures.items():
         fig = make()
