@@ -1,0 +1,27 @@
+"""The lessons' exercises, guesses and quizzes: ``check.leaks(answer)``, ``check.compare(guess, outcome)``, ``check.quiz("01", "a b c")``.
+
+Each exercise tries your answer on small cases and says what is right or wrong with it; a module per lesson holds them.
+"""
+
+from finetuning.check.feedback import compare, quiz, quiz_markdown
+from finetuning.check.lesson01 import leaks, length_limit, padding_waste, star_words
+from finetuning.check.lesson02 import choose_prompt, decisive_word, interval, majority
+from finetuning.check.lesson03 import bought, mask_padding, pick_training, positive_probability
+from finetuning.check.lesson04 import accumulated_loss, lowest_stage, reshard, zero_bytes
+from finetuning.check.lesson05 import calibration_error, mcnemar, negation_slice, with_temperature
+
+EXERCISES = {
+    "01": (leaks, star_words, length_limit, padding_waste),
+    "02": (majority, interval, decisive_word, choose_prompt),
+    "03": (mask_padding, positive_probability, pick_training, bought),
+    "04": (zero_bytes, reshard, accumulated_loss, lowest_stage),
+    "05": (mcnemar, negation_slice, with_temperature, calibration_error),
+}
+
+__all__ = [
+    "EXERCISES",
+    "compare",
+    "quiz",
+    "quiz_markdown",
+    *(one.__name__ for found in EXERCISES.values() for one in found),
+]
