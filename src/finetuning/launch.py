@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from finetuning import CourseError
 from finetuning.training import last_whole_checkpoint
 from finetuning.workspace import write_atomically
@@ -71,16 +73,18 @@ def training(workspace, name, *, deepspeed=None, bf16=False, **options):
     return chosen | options
 
 
-def run(trainings, *, ranks=2, launcher="torchrun", port=29531, limit=600):
+def run(trainings, *, ranks=2, launcher="torchrun", port=None, limit=600):
     """Start the trainings on ``ranks`` processes of this machine and return what each rank measured.
 
     ``trainings`` is a dict from ``training`` or a list of them, run in turn. Progress of rank 0 is printed as it comes, all
     output goes to the run's ``logs/``. ``launcher``: ``torchrun`` (torch.distributed.run), ``deepspeed`` or ``two nodes`` (two
-    agents of torch.distributed.run that meet at ``port``). ``limit`` is in seconds. Returns a list of dicts, one per
+    agents of torch.distributed.run that meet at ``port``; None: a free one) or ``python`` (one plain process). ``limit`` is in seconds. Returns a list of dicts, one per
     rank, for a training, and a list of such lists for a list. Raises CourseError with the failing rank's last lines and
     the known way out; no process is left behind, also when the cell is interrupted.
     """
     several = isinstance(trainings, list)
+    if several and _gpus():  # processes that have touched a GPU cannot be copied, so each training pays its own start
+        return [run(one, ranks=ranks, launcher=launcher, port=port, limit=limit) for one in trainings]
     trainings = trainings if several else [trainings]
     for one in trainings:
         folder = Path(one["folder"])
@@ -93,7 +97,7 @@ def run(trainings, *, ranks=2, launcher="torchrun", port=29531, limit=600):
     log.parent.mkdir(parents=True, exist_ok=True)
     config = log.with_suffix(".json")
     write_atomically(config, json.dumps(trainings, indent=1))
-    commands = command(launcher, config, ranks, port)
+    commands = command(launcher, config, ranks, port or free_port())
     with log.open("wb") as file:
         code = _watch(commands, _environment(ranks), file, limit)
     for one in trainings:
@@ -120,6 +124,41 @@ def command(launcher, config, ranks, port=29531):
             raise CourseError(f"The launcher {program} is missing; run make setup, or use launcher='torchrun'.")
         return [[sys.executable, str(program), "--num_gpus" if _gpus() else "--num_accelerators", str(ranks), "--master_port", str(port), "--module", *script[1:]]]
     raise CourseError(f"There is no launcher {launcher!r}; choose 'torchrun', 'deepspeed' or 'two nodes'.")
+
+
+def free_port():
+    """A TCP port of this machine that nobody listens on."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def joined_scores(answers):
+    """The label scores of the test reviews, put together from the shares of the ranks: an array of shape (reviews, 2)."""
+    shares = [np.array(answer["scores"]) for answer in answers]
+    scores = np.zeros((sum(map(len, shares)), 2))
+    for rank, share in enumerate(shares):
+        scores[rank :: len(shares)] = share
+    return scores
+
+
+def largest_trainable(workspace, shapes, *, deepspeed=None, ranks=1):
+    """Train ever larger models of random weights for a few steps until the memory is full.
+
+    ``shapes``: dict of name -> values of a T5Config, smallest first. Returns what rank 0 measured for each that fitted, by name.
+    """
+    fitted = {}
+    for name, shape in shapes.items():
+        one = training(workspace, f"largest_{name}", deepspeed=deepspeed, bf16=True, shape=shape, steps=4, micro_batch=1)
+        try:
+            fitted[name] = run(one, ranks=ranks, launcher="torchrun" if deepspeed else "python")[0]
+        except CourseError as error:
+            if "ran out of memory" not in str(error):
+                raise
+            break
+    return fitted
 
 
 def _gpus():

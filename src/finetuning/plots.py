@@ -153,7 +153,8 @@ def plot_losses(curves, title="The same losses, whatever the stage"):
     styles = ("-", "--", "-.", ":", (0, (1, 3)))
     for i, (name, losses) in enumerate(curves.items()):
         width = 7 - 1.5 * i if i < 4 else 1.5  # the first is the broadest, so that those on top leave it visible
-        ax.plot(range(1, len(losses) + 1), losses, styles[i % 5], color=COLOURS[i % 5], linewidth=width, label=name)
+        steps = range(1, len(losses) + 1)
+        ax.plot(steps, losses, linestyle=styles[i % 5], color=COLOURS[i % 5], linewidth=width, label=name)
     ax.set(xlabel="optimizer step", ylabel="cross-entropy per label token", ylim=(0, None))
     ax.legend(ncols=2, fontsize=10)
     return fig

@@ -55,6 +55,8 @@ def train(training):
     from datasets import load_from_disk
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer, T5Config, T5ForConditionalGeneration, set_seed
 
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
     from finetuning.profiles import Profile, peak_memory
     from finetuning.training import label_token_loss, last_whole_checkpoint, load_model, load_tokenizer
     from finetuning.zero import import_deepspeed
@@ -96,6 +98,7 @@ def train(training):
     }  # fmt: skip
     if training["save"]:
         trainer.save_model(training["folder"])  # gathers the shards of all ranks
+        unset_hf_deepspeed_config()  # else from_pretrained would shard what it loads
         if args.process_index == 0:
             shrink_model(training["folder"], tokenizer)
         wait_for_all()

@@ -134,11 +134,18 @@ def last_whole_checkpoint(folder):
     """The newest checkpoint that was written to its end, or None.
 
     ``trainer_state.json`` is written last; a run killed while it wrote a checkpoint leaves a folder without a readable one.
+    DeepSpeed's ranks write a shard and the state of their random numbers each, and name the whole in ``latest`` at the end.
     """
     steps = {}
     for path in Path(folder).glob("checkpoint-*"):
         try:
-            steps[json.loads((path / "trainer_state.json").read_text())["global_step"]] = path
+            state = json.loads((path / "trainer_state.json").read_text())
+            if any(path.glob("global_step*")):
+                shards = path / (path / "latest").read_text().strip()
+                ranks = len([*path.glob("rng_state*.pth")])
+                if len([*shards.glob("*optim_states.pt")]) != ranks or not [*shards.glob("*model_states.pt")]:
+                    continue
+            steps[state["global_step"]] = path
         except (OSError, ValueError, KeyError):
             continue
     return str(steps[max(steps)]) if steps else None

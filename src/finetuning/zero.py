@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 from finetuning import CourseError
 from finetuning.profiles import ASSETS
@@ -155,3 +156,37 @@ def _stored(tensors):
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return storages
+
+
+def cpu_adam_built():
+    """Whether DeepSpeed's own CPU Adam is there without compiling: installed with DeepSpeed, or built by an earlier use."""
+    import_deepspeed()
+    from deepspeed.git_version_info import installed_ops
+    from torch.utils.cpp_extension import get_default_build_root
+
+    built = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()).rglob("cpu_adam.so")
+    return bool(installed_ops.get("cpu_adam")) or any(built)
+
+
+def verdict_lines(rows, seconds):
+    """Sentences that weigh each stage against the plain Trainer, from what was measured.
+
+    ``rows``: method -> row of the results table, with ``trainer_short`` and ``deepspeed_zero0`` among them; ``seconds``:
+    ``plain``, ``zero0`` … -> seconds per optimizer step.
+    """
+    held = {name: sum(row["bytes_per_rank"][part] for part in COMPONENTS) for name, row in rows.items() if row["bytes_per_rank"]}
+    lines = []
+    for name in held:
+        run = name.removeprefix("deepspeed_")
+        share, slower = held[name] / held["deepspeed_zero0"], seconds[run] / seconds["plain"]
+        pace = f"{slower:.1f} times the plain Trainer's time per step" if slower > 1 else f"{1 / slower:.1f} times as fast as the plain Trainer"
+        points = 100 * (rows[name]["accuracy"] - rows["trainer_short"]["accuracy"])
+        lines.append(f"{run}: holds {share:.2f} of stage 0's bytes per rank, {pace}, accuracy {points:+.1f} points from it.")
+    faster = [run for run in seconds if run != "plain" and seconds[run] < seconds["plain"]]
+    if faster:
+        lines.append(f"Faster than the plain Trainer here: {', '.join(faster)}, on {rows['deepspeed_zero0']['world_size']} ranks.")
+    else:
+        lines.append("No stage was faster than the plain Trainer here: on this machine DeepSpeed buys no time, only memory.")
+    smallest = min(held, key=held.get)
+    lines.append(f"The least memory per rank: {smallest.removeprefix('deepspeed_')}, {held[smallest] / 2**20:,.1f} MiB.")
+    return lines

@@ -1,0 +1,324 @@
+"""Lesson 04's pieces: real trainings of two processes on a small model, their bytes, their crashes and their ends."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from datasets import Dataset, DatasetDict
+
+from finetuning import CourseError, launch, zero
+from finetuning.labels import LABEL_WORDS, score_labels
+from finetuning.profiles import choose
+from finetuning.training import last_whole_checkpoint, load_model, load_tokenizer
+from finetuning.workspace import Workspace
+
+pytestmark = pytest.mark.slow
+STEPS = 6
+
+
+def make_workspace(model, folder):
+    """A run with 96 short reviews, ready to train on."""
+    os.environ["FINETUNING_RUNS"] = str(folder)
+    settings = choose(base_model=str(model))
+    workspace = Workspace("ds", settings)
+    tokenizer = load_tokenizer(settings)
+    splits = {}
+    for name, count in (("train", 96), ("test", 21)):
+        labels = [i % 2 for i in range(count)]
+        texts = [f"{('awful', 'great')[i % 2]} thing {i} " + "really " * (i % 7) for i in range(count)]
+        ids = tokenizer([settings.prompt.format(text=text) for text in texts])["input_ids"]
+        words = tokenizer([LABEL_WORDS[label] for label in labels])["input_ids"]
+        splits[name] = Dataset.from_dict({"text": texts, "label": labels, "input_ids": ids, "labels": words})
+    DatasetDict(splits).save_to_disk(workspace.data / "reviews")
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def workspace(tiny_model, tmp_path_factory):
+    return make_workspace(tiny_model, tmp_path_factory.mktemp("ds"))
+
+
+@pytest.fixture(scope="module")
+def trained(workspace):
+    """Plain and every stage in both precisions: a dict of name -> what the ranks measured."""
+    options = {"steps": STEPS, "learning_rate": 1e-2, "save": True}
+    plain = launch.training(workspace, "plain", micro_batch=16, accumulation=1, **options)
+    found = {"plain": launch.run(plain, ranks=1, launcher="python")}
+    several = [
+        launch.training(workspace, f"zero{s}{'_bf16' * bf16}", deepspeed=f"zero{s}", bf16=bf16, **options)
+        for bf16 in (False, True)
+        for s in range(4)
+    ]
+    several.append(launch.training(workspace, "zero2_offload", deepspeed="zero2_offload", **options))
+    return found | dict(zip([one["name"] for one in several], launch.run(several), strict=True))
+
+
+def test_every_stage_takes_the_steps_of_the_plain_trainer(trained):
+    for name in ("zero0", "zero1", "zero2", "zero3", "zero2_offload"):
+        assert trained[name][0]["engine"] == "DeepSpeedEngine" and trained[name][0]["world_size"] == 2
+        assert len(trained[name][0]["losses"]) == STEPS
+        assert np.allclose(trained[name][0]["losses"], trained["plain"][0]["losses"], atol=1e-4), name
+
+
+def test_counted_bytes_are_those_of_theory(trained):
+    for s in range(4):
+        for bf16 in (False, True):
+            for answer in trained[f"zero{s}{'_bf16' * bf16}"]:
+                expected = zero.expected_bytes(answer["parameters"], s, 2, bf16=bf16)
+                for part, size in expected.items():
+                    assert abs(answer["bytes_per_rank"][part] - size) <= 0.02 * size, (answer["name"], part)
+
+
+def test_theory_is_what_the_paper_says():
+    """Rajbhandari et al. 2020, figure 1: 7.5 billion parameters on 64 GPUs take 120, 31.4, 16.6 and 1.9 GB."""
+    gb = [sum(zero.expected_bytes(7.5e9, s, 64, bf16=True).values()) / 1e9 for s in range(4)]
+    assert np.allclose(gb, [120, 31.4, 16.6, 1.9], atol=0.05)
+
+
+def test_saved_models_are_ordinary_ones_and_predict_the_same(trained, workspace):
+    test = Dataset.load_from_disk(workspace.data / "reviews" / "test")
+    plain_size = (workspace.models / "plain" / "model.safetensors").stat().st_size
+    for name in ("zero1", "zero2", "zero3"):
+        folder = workspace.models / name
+        assert (folder / "model.safetensors").stat().st_size <= plain_size
+        saved = choose(base_model=str(folder))
+        scores, _ = score_labels(
+            load_model(saved), load_tokenizer(saved), test["text"], prompt=saved.prompt, max_length=saved.max_length
+        )
+        assert np.allclose(scores, launch.joined_scores(trained[name]), atol=1e-5)
+        assert np.allclose(scores, launch.joined_scores(trained["plain"]), atol=1e-2)
+
+
+def test_traffic_is_that_of_theory(tmp_path_factory):
+    """On the shipped model, where the weights outweigh what the processes say to each other besides."""
+    from finetuning.profiles import POCKET_T5
+
+    mine = make_workspace(POCKET_T5, tmp_path_factory.mktemp("traffic"))
+    several = [launch.training(mine, f"t{s}", deepspeed=f"zero{s}", steps=5) for s in range(4)]
+    for s, answers in enumerate(launch.run(several)):
+        if answers[0]["bytes_sent_per_step"] is None:
+            pytest.skip("this system does not count what it sends to itself (/proc/net/dev)")
+        expected = zero.expected_traffic(answers[0]["parameters"], s, 2, 2)
+        assert abs(answers[0]["bytes_sent_per_step"] / expected - 1) < 0.05, s
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_killed_training_goes_on_and_so_it_does_on_one_rank(workspace, trained, stage):
+    name = f"killed{stage}"
+    one = launch.training(
+        workspace, name, deepspeed=f"zero{stage}", steps=STEPS, learning_rate=1e-2, save_steps=2, die_at=5
+    )
+    with pytest.raises(CourseError, match=f"'{name}' stopped, a rank was killed"):
+        launch.run(one)
+    subprocess.run(["cp", "-r", one["folder"], one["folder"] + "_copy"], check=True)
+    losses = trained["plain"][0]["losses"]
+    resumed = launch.run(one | {"die_at": None})
+    assert resumed[0]["steps"] == [*range(1, STEPS + 1)] and np.allclose(resumed[0]["losses"], losses, atol=1e-4)
+    copy = one | {"folder": one["folder"] + "_copy", "die_at": None}
+    with pytest.raises(CourseError, match="another number of ranks; make a universal one"):
+        launch.run(copy | {"micro_batch": 8}, ranks=1)
+    alone = launch.run(launch.universal_checkpoint(copy) | {"micro_batch": 8}, ranks=1)
+    assert alone[0]["world_size"] == 1 and np.allclose(alone[0]["losses"], losses, atol=1e-4)
+
+
+def test_a_torn_deepspeed_checkpoint_is_passed_over(workspace, tmp_path):
+    one = launch.training(workspace, "torn", deepspeed="zero1", steps=4, save_steps=2)
+    launch.run(one)
+    newest = Path(one["folder"]) / "checkpoint-4"
+    assert last_whole_checkpoint(one["folder"]) == str(newest)
+    for torn in ("latest", "rng_state_1.pth", next(newest.glob("global_step*/*optim_states.pt")).relative_to(newest)):
+        (newest / torn).rename(tmp_path / "aside")
+        assert last_whole_checkpoint(one["folder"]).endswith("checkpoint-2"), torn
+        (tmp_path / "aside").rename(newest / torn)
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed", "two nodes"])
+def test_other_launchers_give_the_same_losses(workspace, trained, launcher):
+    one = launch.training(workspace, "other", deepspeed="zero2", steps=STEPS, learning_rate=1e-2)
+    answers = launch.run(one, launcher=launcher)
+    assert [answer["rank"] for answer in answers] == [0, 1]
+    assert np.allclose(answers[0]["losses"], trained["plain"][0]["losses"], atol=1e-4)
+
+
+def namespaces_work():
+    return os.geteuid() == 0 and subprocess.run(["ip", "netns", "add", "ft-probe"], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def two_nodes():
+    """Two network namespaces joined by a cable: (name, address) of each."""
+    try:
+        if not namespaces_work():
+            pytest.skip("this machine lets nobody make network namespaces (root and iproute2 are needed)")
+    except FileNotFoundError:
+        pytest.skip("iproute2 is not installed")
+    subprocess.run(["ip", "netns", "del", "ft-probe"], check=True)
+    nodes = [("ft-node0", "10.77.0.1"), ("ft-node1", "10.77.0.2")]
+    try:
+        for name, _ in nodes:
+            subprocess.run(["ip", "netns", "add", name], check=True)
+        link = ["ip", "link", "add", "ft0", "netns", "ft-node0", "type", "veth", "peer", "name", "ft1", "netns", "ft-node1"]
+        if subprocess.run(link, capture_output=True).returncode:
+            pytest.skip("this machine's kernel has no virtual cables (veth)")
+        for i, (name, address) in enumerate(nodes):
+            inside = ["ip", "netns", "exec", name, "ip"]
+            subprocess.run([*inside, "addr", "add", f"{address}/24", "dev", f"ft{i}"], check=True)
+            for device in (f"ft{i}", "lo"):
+                subprocess.run([*inside, "link", "set", device, "up"], check=True)
+        yield nodes
+    finally:
+        for name, _ in nodes:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def test_two_nodes_with_networks_of_their_own(workspace, trained, two_nodes, tmp_path):
+    """The commands of two machines, typed by hand: nothing but the cable joins them."""
+    one = launch.training(workspace, "nodes", deepspeed="zero2", steps=STEPS, learning_rate=1e-2)
+    config = tmp_path / "nodes.json"
+    config.write_text(json.dumps(one))
+    agents = []
+    for rank, (name, _) in enumerate(two_nodes):
+        words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+        words += ["--node_rank", str(rank), "--master_addr", two_nodes[0][1], "--master_port", "29555"]
+        environment = os.environ | {"GLOO_SOCKET_IFNAME": f"ft{rank}", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        agents.append(
+            subprocess.Popen(
+                ["ip", "netns", "exec", name, *words, "-m", "finetuning.train", str(config)],
+                env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+        )
+    said = [agent.communicate(timeout=240)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    answers = [json.loads((Path(one["folder"]) / f"rank{r}.json").read_text()) for r in range(2)]
+    assert np.allclose(answers[0]["losses"], trained["plain"][0]["losses"], atol=1e-4)
+
+
+def processes_with(text):
+    """The ids of all processes whose command line holds ``text``."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if text.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+LONG = """
+import sys
+from finetuning import launch
+from finetuning.profiles import choose
+from finetuning.workspace import Workspace
+workspace = Workspace("ds", choose(base_model=sys.argv[1]))
+launch.run(launch.training(workspace, "orphan", deepspeed="zero1", steps=100_000), launcher=sys.argv[2])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_an_interrupt_or_a_dead_kernel(workspace, tiny_model, end, launcher):
+    environment = os.environ | {"FINETUNING_RUNS": str(workspace.path.parent)}
+    kernel = subprocess.Popen(
+        [sys.executable, "-c", LONG, str(tiny_model), launcher], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert b"orphan" in kernel.stdout.readline()  # it trains
+    config = str(workspace.logs / "orphan.json")
+    assert len(processes_with(config)) >= 3  # the launcher and two ranks
+    kernel.send_signal(end)
+    kernel.wait(timeout=20)
+    ends = time.monotonic() + 10
+    while processes_with(config) and time.monotonic() < ends:
+        time.sleep(0.2)
+    assert not processes_with(config)
+
+
+def test_a_taken_port_is_named(workspace):
+    one = launch.training(workspace, "port", deepspeed="zero1", steps=3)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(CourseError, match="another run uses this port"):
+            launch.run(one, launcher="two nodes", port=taken.getsockname()[1], limit=120)
+
+
+def test_a_time_limit_ends_it(workspace):
+    one = launch.training(workspace, "slow", deepspeed="zero1", steps=100_000)
+    with pytest.raises(CourseError, match="did not end within 25 s and was stopped"):
+        launch.run(one, limit=25)
+    assert not processes_with(str(workspace.logs / "slow.json"))
+
+
+def test_too_little_memory_is_named(workspace):
+    """A model of 6 billion parameters under a limit of 8 GiB of address space."""
+    shape = {"vocab_size": 8192, "d_model": 8192, "d_kv": 64, "d_ff": 65536, "num_layers": 4, "num_heads": 8, "decoder_start_token_id": 0}
+    one = launch.training(workspace, "large", deepspeed="zero3", steps=3, shape=shape)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, before[1]))
+    try:
+        with pytest.raises(CourseError, match=r"ran out of memory or was killed; take a smaller micro_batch"):
+            launch.run(one)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"zero_optimization": {"stage": 1, "stages": 2}}, "a key that DeepSpeed does not know"),
+        ("{", "no JSON file that can be read"),
+        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "this ZeRO stage cannot offload"),
+    ],
+)
+def test_wrong_configurations_are_named(workspace, tmp_path, change, expected):
+    path = tmp_path / "mine.json"
+    path.write_text(change if isinstance(change, str) else json.dumps(zero.configuration("zero1") | change))
+    with pytest.raises(CourseError, match=expected):
+        launch.run(launch.training(workspace, "wrong", deepspeed=path, steps=3))
+
+
+def test_wrong_names_are_refused_at_once(workspace, monkeypatch, tmp_path):
+    with pytest.raises(CourseError, match=r"no DeepSpeed configuration 'zero9'; choose one of zero0"):
+        launch.training(workspace, "x", deepspeed="zero9")
+    with pytest.raises(CourseError, match="has no option stepz"):
+        launch.training(workspace, "x", stepz=3)
+    one = launch.training(workspace, "x", steps=3)
+    with pytest.raises(CourseError, match="no launcher 'mpi'"):
+        launch.run(one, launcher="mpi")
+    with pytest.raises(CourseError, match="no whole checkpoint"):
+        launch.universal_checkpoint(one)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(CourseError, match=r"deepspeed is missing; run make setup"):
+        launch.run(one, launcher="deepspeed")
+
+
+def test_configurations_are_read_by_deepspeed_itself():
+    zero.import_deepspeed()
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    for path in zero.CONFIGURATIONS.glob("*.json"):
+        filled = json.loads(path.read_text()) | {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
+        read = DeepSpeedConfig(filled | {"gradient_clipping": 1.0, "bf16": {"enabled": False}})
+        assert read.zero_config.stage == int(path.stem[4])
+        assert (read.zero_config.offload_optimizer is not None) == path.stem.endswith("offload")
+
+
+def test_a_verdict_is_what_the_numbers_say():
+    parts = lambda size: dict.fromkeys(zero.COMPONENTS, size)  # noqa: E731
+    row = lambda accuracy, size: {"accuracy": accuracy, "bytes_per_rank": size and parts(size), "world_size": 2}  # noqa: E731
+    rows = {"trainer_short": row(0.8, None), "deepspeed_zero0": row(0.8, 2**20), "deepspeed_zero3": row(0.79, 2**19)}
+    slow = zero.verdict_lines(rows, {"plain": 1.0, "zero0": 1.5, "zero3": 2.0})
+    assert "zero3: holds 0.50 of stage 0's bytes per rank, 2.0 times the plain Trainer's time per step, accuracy -1.0" in slow[1]
+    assert "buys no time, only memory" in slow[2] and "zero3, 2.0 MiB" in slow[3]
+    fast = zero.verdict_lines(rows, {"plain": 1.0, "zero0": 0.5, "zero3": 2.0})
+    assert "2.0 times as fast" in fast[0] and "Faster than the plain Trainer here: zero0, on 2 ranks" in fast[2]
