@@ -1,5 +1,7 @@
 """The figures of the lessons are drawn by the script beside them, and the plots show what they are given."""
 
+from itertools import pairwise
+
 import matplotlib
 import numpy as np
 from conftest import ROOT
@@ -37,3 +39,17 @@ def test_every_plot_has_labelled_axes():
         assert fig.get_suptitle()
         for ax in fig.axes:
             assert ax.get_xlabel(), fig.get_suptitle()
+
+
+def test_the_family_plot_labels_each_way_beside_its_line():
+    needed = {
+        1: {"plain": {10**8: 2e9, 10**9: 2e10}},
+        8: {w: {10**8: 1e9, 10**9: 1e10} for w in ("plain", "zero1", "zero2_offload")},
+    }
+    fig = plots.plot_family_memory(needed, ("t5-small", "t5-large"), cards=(16, 80))
+    for ax, lines in zip(fig.axes, needed.values(), strict=True):
+        said = [text.get_text() for text in ax.texts]
+        assert said == ["16 GB", "80 GB", *(way.replace("_", " ") for way in lines)]
+        heights = [text.get_position()[1] for text in ax.texts[2:]]
+        assert all(high >= 1.4 * low for low, high in pairwise(heights))  # none on another
+        assert ax.get_xscale() == ax.get_yscale() == "log" and ax.get_xlabel()

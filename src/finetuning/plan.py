@@ -8,12 +8,12 @@ for eager attention and no dropout, as the course trains on a CPU (dropout would
 import json
 import math
 import re
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from finetuning import CourseError
+from finetuning.profiles import describe
 
 # The T5 family of Raffel et al. 2020, from the config.json of google-t5/t5-small ... t5-11b on the Hub.
 _SHARED = {"vocab_size": 32128, "decoder_start_token_id": 0}
@@ -104,30 +104,35 @@ def plan(model, *, gpus=1, memory="16GB", tokens=(512, 2), checkpointing=False):
         _whole("Each number in tokens", count)
     shape = t5_shape(model)
     usable = int(card * (1 - FRAGMENTED)) - CONTEXT_BYTES
-    rows = [_row(shape, way, gpus, usable, (tuple(tokens), checkpointing)) for way in WAYS]
+    setting = {"tokens": tuple(tokens), "checkpointing": checkpointing}
+    rows = [_row(shape, way, gpus, usable, setting) for way in WAYS]
     rows.sort(key=lambda row: not row.micro_batch)  # stable: what fits, simplest first
     if not rows[0].micro_batch:
-        raise CourseError(_way_out(model, shape, gpus, card, (tuple(tokens), checkpointing)))
-    return Plan(str(model), count_parameters(shape)[0], gpus, card, usable, rows, _advice(rows[0], gpus))
+        raise CourseError(_way_out(describe(str(model)), shape, gpus, card, setting))
+    return Plan(describe(str(model)), count_parameters(shape)[0], gpus, card, usable, rows, _advice(rows[0], gpus))
 
 
 def t5_shape(model):
     """The T5Config of a model of the family, or of a folder with a config.json. Raises CourseError for anything else."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import T5Config
 
     if model in FAMILY:
         return T5Config(**FAMILY[model], dropout_rate=0.0)
-    file = Path(model).expanduser() / "config.json"
+    file = Path(str(model)).expanduser() / "config.json"
     if not file.is_file():
         names = ", ".join(FAMILY)
         raise CourseError(f"The planner knows {names}, and folders with a config.json; {str(model)!r} is none of them.")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        if values["model_type"] != "t5":
-            raise ValueError(f"a {values['model_type']!r} model")
+        if not isinstance(values, dict) or values.get("model_type") != "t5":
+            raise ValueError("its model_type is not 't5'")
         return T5Config(**values)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CourseError(f"{file} is not the configuration of a T5 ({error}); the planner knows T5 models only.") from error
+    except (ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise CourseError(
+            f"{file} is not the configuration of a T5: {reason}; the planner knows T5 models only."
+        ) from error
 
 
 def card_bytes(memory):
@@ -137,7 +142,9 @@ def card_bytes(memory):
         raise CourseError(f"memory is a size such as '16GB', '80 GiB' or a number of bytes, not {memory!r}.")
     size = int(float(found[1]) * UNITS[found[2].upper()])
     if size * (1 - FRAGMENTED) <= CONTEXT_BYTES:
-        raise CourseError(f"memory={memory!r} leaves nothing beside what CUDA itself takes, about 1 GiB; did you forget the unit, as in '16GB'?")
+        raise CourseError(
+            f"memory={memory!r} leaves nothing beside what CUDA itself takes, about 1 GiB; did you forget the unit, as in '16GB'?"
+        )
     return size
 
 
@@ -167,8 +174,8 @@ def state_bytes(parameters, largest, way, gpus):
     weights, and on several GPUs 4 for the buckets in which gradients are sent. ZeRO: 2 + 2 + 16 (bf16 weights and gradients;
     fp32 master weights, moments, and the gradients in fp32 during the step), of which stage 1 shares out the 16.
     Stages 2 and 3 and offload are DeepSpeed's estimates (deepspeed.runtime.zero.*.estimate_zero*_model_states_mem_needs),
-    cut into components by us. They leave out communication buckets (small in the course's configurations) and the
-    parameters that stage 3 keeps for reuse (stage3_max_live_parameters).
+    cut into components by us. They leave out communication buckets (small in the course's configurations), the
+    parameters that stage 3 keeps for reuse (stage3_max_live_parameters), and gradients on their way to offload.
     """
     from finetuning.zero import import_deepspeed
 
@@ -177,6 +184,7 @@ def state_bytes(parameters, largest, way, gpus):
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
     stage, offload = WAYS[way]
+    offloaded = offload != "nothing"
     if stage == 0:
         weights, gradients = 6 * parameters, (4 if gpus == 1 else 8) * parameters
         return {"parameters": weights, "gradients": gradients, "optimizer": 8 * parameters}, 0
@@ -184,19 +192,20 @@ def state_bytes(parameters, largest, way, gpus):
         sizes = {"parameters": 2 * parameters, "gradients": 2 * parameters, "optimizer": int(16 * parameters / gpus)}
         return sizes, 0
     nodes = math.ceil(gpus / GPUS_PER_NODE)
-    machines = {"num_gpus_per_node": gpus / nodes, "num_nodes": nodes, "cpu_offload": offload != "nothing"}
+    node = {"num_gpus_per_node": gpus / nodes, "cpu_offload": offloaded}
     if stage == 2:
-        host, whole = estimate_zero2_model_states_mem_needs(parameters, **machines)
+        _, whole = estimate_zero2_model_states_mem_needs(parameters, num_nodes=nodes, **node)
+        # for main memory it counts the GPUs of all nodes as if they shared one machine: so ask for one node
+        host, _ = estimate_zero2_model_states_mem_needs(parameters, num_nodes=1, **node)
         weights = 2 * parameters
     else:
-        everything = offload != "nothing"
         host, whole, gathered = estimate_zero3_model_states_mem_needs(
-            parameters, largest, cpu_offload_params=everything, **machines
+            parameters, largest, num_nodes=nodes, cpu_offload_params=offloaded, **node
         )
-        weights = gathered + (0 if everything else int(2 * parameters / gpus))
-    gradients = 0 if machines["cpu_offload"] else int(2 * parameters / gpus)
+        weights = gathered + (0 if offloaded else int(2 * parameters / gpus))
+    gradients = 0 if offloaded else int(2 * parameters / gpus)
     sizes = {"parameters": weights, "gradients": gradients, "optimizer": whole - weights - gradients}
-    return sizes, host if machines["cpu_offload"] else 0
+    return sizes, host if offloaded else 0
 
 
 def activation_bytes(shape, reviews, tokens, *, precision="bf16", checkpointing=False):
@@ -205,45 +214,62 @@ def activation_bytes(shape, reviews, tokens, *, precision="bf16", checkpointing=
     Korthikanti et al. 2022 (arXiv 2205.05198, section 4) add up what each layer of a decoder saves for its backward pass; this
     is their sum for T5: RMS norms that save an fp32 copy, ``d_kv * num_heads`` apart from ``d_model``, cross-attention,
     gated or plain feed-forward, no dropout, no fused kernels. ``encoder``, ``decoder`` and ``logits`` are saved for the
-    backward pass (with ``checkpointing`` only each layer's inputs); ``backward`` is what the backward pass adds for a
-    moment: the gradients of the logits, or with ``checkpointing`` one layer computed again, whichever is more.
+    backward pass (with ``checkpointing`` only each layer's inputs); ``backward`` is what the backward pass adds at its highest
+    moment: gradients, and with ``checkpointing`` a layer computed again.
     ``shape``: a T5Config; ``tokens``: (input, label) lengths; ``precision``: fp32, bf16 (the weights are in bf16, as in
     DeepSpeed) or autocast (fp32 weights and bf16 arithmetic, as in the Trainer; its copies of the weights are not counted).
     """
     read, written = tokens
     autocast = precision == "autocast"
-    width, stream = (4 if precision == "fp32" else 2), (2 if precision == "bf16" else 4)  # of a product, of the residual sum
-    d, inner, heads = shape.d_model, shape.d_kv * shape.num_heads, shape.num_heads
+    width, stream = (
+        (4 if precision == "fp32" else 2),
+        (2 if precision == "bf16" else 4),
+    )  # of a product, of the residual sum
+    d, inner, heads, layers = shape.d_model, shape.d_kv * shape.num_heads, shape.num_heads, shape.num_decoder_layers
 
     def norm(readers):  # autocast makes a bf16 copy for each linear layer that reads the normed states
         return 4 + d * (8 + 2 * readers if autocast else 10 if precision == "bf16" else 12)
 
-    scores = heads * (6 if autocast else width)  # autocast: the softmax in fp32, and its bf16 copy
-    forward = norm(2 if shape.is_gated_act else 1) + width * shape.d_ff * _kept_by_activation(shape, autocast)
+    def attention(length):  # autocast: the softmax in fp32 and its bf16 copy
+        return length * (norm(3) + 4 * inner * width) + heads * length**2 * (6 if autocast else width)
 
-    def self_attention(length):
-        return length * (norm(3) + 4 * inner * width) + scores * length**2
+    def feed_forward(length):
+        kept = width * shape.d_ff * _kept_by_activation(shape, autocast)
+        return length * (norm(2 if shape.is_gated_act else 1) + kept)
+
+    def gradients(length):  # while a layer is passed backwards, beyond what it saved: two of its largest tensor
+        return max(2 * width * length * shape.d_ff, 2 * stream * heads * length**2 - feed_forward(length))
 
     cross = written * (norm(1) + 2 * inner * width) + read * (2 * inner * width + (4 * d if autocast else 0))
     cross += heads * width * read * written
-    encoder_layer = self_attention(read) + read * forward
-    decoder_layer = self_attention(written) + cross + written * forward
-    logits = 4 * written * shape.vocab_size  # cross-entropy keeps the logarithms of the probabilities, in fp32
+    encoder_layer = attention(read) + feed_forward(read)
+    decoder_layer = attention(written) + cross + feed_forward(written)
+    logits = (
+        reviews * 4 * written * shape.vocab_size
+    )  # cross-entropy keeps the logarithms of the probabilities, in fp32
     ends = read * (norm(0) + 8), written * (norm(1) + 8)
-    backward = 2 * logits
-    if checkpointing:
-        backward = max(backward, encoder_layer, decoder_layer)
-        mask = stream * read * (read + written)
-        encoder_layer, decoder_layer = read * d * stream, written * d * stream
-        ends = ends[0] + mask + (read * d * stream if autocast else 0), ends[1]
-    # once per stack, whatever the batch: the places of the relative position bias, and with checkpointing the bias itself
-    places = 8 + (heads * stream if checkpointing else 0)
-    return {
-        "encoder": reviews * (shape.num_layers * encoder_layer + ends[0]) + places * read**2,
-        "decoder": reviews * (shape.num_decoder_layers * decoder_layer + ends[1]) + places * written**2,
-        "logits": reviews * logits,
-        "backward": reviews * backward,
-    }
+    places, bias = (
+        8 * read**2,
+        heads * stream * read**2,
+    )  # of the relative positions: once, whatever the number of reviews
+    if checkpointing:  # a layer's inputs; beside them the masks and the position bias, which all layers share
+        masks = stream * read * (read + written), stream * written**2
+        output = read * d * stream if autocast else 0
+        encoder = reviews * (shape.num_layers * read * d * stream + ends[0] + masks[0] + output) + bias
+        decoder = reviews * (layers * written * d * stream + ends[1] + masks[1]) + heads * stream * written * (
+            written + read
+        )
+        again = (
+            reviews * (encoder_layer + gradients(read)) + places + bias,
+            reviews * (decoder_layer + gradients(written)),
+        )
+    else:
+        encoder = reviews * (shape.num_layers * encoder_layer + ends[0]) + places
+        decoder = reviews * (layers * decoder_layer + ends[1]) + 8 * written**2
+        again = reviews * gradients(read), 0
+    # The backward pass goes through logits, decoder and encoder in turn and frees each behind it.
+    backward = max(2 * logits, again[1] - logits, again[0] - decoder - logits)
+    return {"encoder": encoder, "decoder": decoder, "logits": logits, "backward": backward}
 
 
 def _kept_by_activation(shape, autocast):
@@ -270,18 +296,22 @@ def saved_bytes(model, batch):
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    inputs = {name: values for name, values in batch.items() if name != "labels"}  # else T5 computes a loss of its own too
+    inputs = {
+        name: values for name, values in batch.items() if name != "labels"
+    }  # else T5 computes a loss of its own too
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = label_token_loss(model(**inputs), batch["labels"])  # noqa: F841  holds what was saved until it is counted
     return sum(size for address, size in saved.items() if address not in own)
 
 
-def needed_bytes(shape, way, gpus, micro_batch, setting=((512, 2), False)):
-    """Bytes per GPU by component for one way to train, and main memory per node: (dict, bytes). ``setting``: tokens, checkpointing."""
+def needed_bytes(shape, way, gpus, micro_batch, **setting):
+    """Bytes per GPU by component for one way to train, and main memory per node: (dict, bytes).
+
+    ``setting``: ``tokens`` and ``checkpointing``, as for ``activation_bytes``.
+    """
     sizes, host = state_bytes(*count_parameters(shape), way, gpus)
-    tokens, checkpointing = setting
     precision = "autocast" if way == "plain" else "bf16"
-    activations = activation_bytes(shape, micro_batch, tokens, precision=precision, checkpointing=checkpointing)
+    activations = activation_bytes(shape, micro_batch, precision=precision, **setting)
     return sizes | {"activations": sum(activations.values())}, host
 
 
@@ -290,7 +320,10 @@ def family_bytes(numbers=(1, 8, 64)):
     shapes = [t5_shape(name) for name in FAMILY]
     return {
         gpus: {
-            way: {count_parameters(shape)[0]: sum(needed_bytes(shape, way, gpus, 1)[0].values()) for shape in shapes}
+            way: {
+                count_parameters(shape)[0]: sum(needed_bytes(shape, way, gpus, 1, tokens=(512, 2))[0].values())
+                for shape in shapes
+            }
             for way, (_, offload) in WAYS.items()
             if gpus > 1 or way == "plain" or offload != "nothing"  # one GPU has nobody to share out with
         }
@@ -300,9 +333,9 @@ def family_bytes(numbers=(1, 8, 64)):
 
 def _row(shape, way, gpus, usable, setting):
     fits = 0
-    while sum(needed_bytes(shape, way, gpus, max(1, 2 * fits), setting)[0].values()) <= usable:
+    while sum(needed_bytes(shape, way, gpus, max(1, 2 * fits), **setting)[0].values()) <= usable:
         fits = max(1, 2 * fits)
-    sizes, host = needed_bytes(shape, way, gpus, max(1, fits), setting)
+    sizes, host = needed_bytes(shape, way, gpus, max(1, fits), **setting)
     return Row(way, *WAYS[way], fits, sizes, host)
 
 
@@ -316,16 +349,16 @@ def _advice(row, gpus):
 
 def _way_out(model, shape, gpus, card, setting):
     """The sentence for a model that fits no way: what the least demanding way needs, and what would help."""
-    needs = Counter({way: sum(needed_bytes(shape, way, gpus, 1, setting)[0].values()) for way in WAYS})
-    way, least = needs.most_common()[-1]
+    needs = {way: sum(needed_bytes(shape, way, gpus, 1, **setting)[0].values()) for way in WAYS}
+    way = min(needs, key=needs.get)
+    least = needs[way]
     helps = [f"cards of {math.ceil((least + CONTEXT_BYTES) / (1 - FRAGMENTED) / 1e9)} GB"]
     usable = card * (1 - FRAGMENTED) - CONTEXT_BYTES
     more = (gpus * 2**n for n in range(1, 9))
     enough = next((n for n in more if any(_row(shape, w, n, usable, setting).micro_batch for w in WAYS)), None)
     if enough:
         helps.append(f"{enough} GPUs")
-    tokens, checkpointing = setting
-    if not checkpointing and any(_row(shape, w, gpus, usable, (tokens, True)).micro_batch for w in WAYS):
+    if any(_row(shape, w, gpus, usable, setting | {"checkpointing": True}).micro_batch for w in WAYS):
         helps.append("checkpointing=True")
     return (
         f"{model} does not fit {_gpus(gpus)} of {_gb(card)}, not even with {way}, which needs {_gb(least)} "

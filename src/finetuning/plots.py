@@ -189,3 +189,44 @@ def plot_step_cost(seconds, sent):
         ax.grid(axis="x", visible=False)
         ax.tick_params(axis="x", rotation=20)
     return fig
+
+
+def plot_family_memory(needed, names, cards=(16, 24, 40, 80)):
+    """Memory per GPU against the number of parameters, one panel per number of GPUs, both axes logarithmic.
+
+    ``needed``: number of GPUs -> way to train -> {parameters: bytes}, as ``plan.family_bytes`` gives it; ``names`` of the models,
+    smallest first; ``cards``: usual sizes in GB (1e9 bytes), drawn as lines.
+    """
+    fig, axes = figure("What each GPU must hold to train a T5", width=13, height=5.8, columns=len(needed))
+    axes = np.atleast_1d(axes)
+    every = [size / 1e9 for lines in needed.values() for sizes in lines.values() for size in sizes.values()]
+    looks = dict(
+        zip(
+            dict.fromkeys(way for lines in reversed(needed.values()) for way in lines),
+            ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), ("black", "v"), ("#882255", "p")),
+            strict=False,
+        )
+    )
+    for ax, (gpus, lines) in zip(axes, needed.items(), strict=True):
+        first, *_, last = parameters = list(next(iter(lines.values())))
+        for card in cards:
+            ax.axhline(card, color=GREY, linestyle=":", linewidth=1)
+            ax.text(0.85 * first, card, f"{card} GB", color=GREY, fontsize=11, va="bottom")
+        label_at = 0.0
+        for way, sizes in sorted(lines.items(), key=lambda line: line[1][last]):
+            colour, marker = looks[way]
+            ax.plot(parameters, [size / 1e9 for size in sizes.values()], color=colour, marker=marker)
+            # beside the end of the line, higher where labels would meet
+            label_at = max(sizes[last] / 1e9, 1.5 * label_at)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            ax.text(1.5 * last, label_at, way.replace("_", " "), color=colour, va="center", fontsize=13, bbox=box)
+        ax.set(xscale="log", yscale="log", xlim=(0.8 * first, 40 * last), ylim=(0.7 * min(every), 2 * max(every)))
+        short = [name.split("/")[-1].removeprefix("t5-") for name in names]
+        ax.set_xticks(parameters, short, fontsize=12)
+        ax.set_xlabel(f"model, by its {first / 1e6:,.0f} to {last / 1e6:,.0f} million parameters", fontsize=11)
+        ax.set_title(f"{gpus} GPU{'s' if gpus > 1 else ''}", fontweight="bold")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.minorticks_off()
+        ax.grid(visible=False)
+    axes[0].set_ylabel("GB per GPU (1e9 bytes)")
+    return fig
