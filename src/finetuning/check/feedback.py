@@ -34,7 +34,9 @@ def exercise(*hints):
                 return
             try:
                 said = look(answer)
-            except Mistake as mistake:
+            except Exception as mistake:
+                if not isinstance(mistake, Mistake):  # an answer of a kind that nobody thought of
+                    mistake = f"what your answer returned cannot be read ({type(mistake).__name__}: {mistake})."
                 _wrong[name] += 1
                 print(f"Not yet: {mistake}")
                 if _wrong[name] > 1:

@@ -88,7 +88,7 @@ def interval(answer):
     if not isinstance(given, list) or len(given) != 2:
         raise Mistake("return two numbers, the lower and the upper end.")
     low, high = (number(end) for end in given)
-    if low > 1 or high > 1.5:
+    if low > 1 or high > 2:
         raise Mistake("these are counts or percentages; the interval of an accuracy lies between 0 and 1.")
     half = (high - low) / 2
     named = (

@@ -20,7 +20,10 @@ def mcnemar(answer):
         ),
         (0.1138463, "that is the chi-square approximation with a correction; the exact test is the binomial."),
         (0.0214844, "the outcome 8 to 2 itself is missing: count what is as extreme, not only what is more so."),
-        (0.2100244, "you tossed a coin for all 23 reviews; those on which both agree say nothing about which is better."),
+        (
+            0.2100244,
+            "you tossed a coin for all 23 reviews; those on which both agree say nothing about which is better.",
+        ),
     )
     name_mistake(p, named)
     if not 0 <= p <= 1:
