@@ -38,6 +38,8 @@ GPUS_PER_NODE = 8
 # Set aside, and an assumption: the CUDA context with NCCL's buffers, and a tenth of the card lost between blocks in use.
 CONTEXT_BYTES = 2**30
 FRAGMENTED = 0.1
+# Bytes per value of a layer's products, and of the sums that run past the layers
+PRECISIONS = {"fp32": (4, 4), "bf16": (2, 2), "autocast": (2, 4)}
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
@@ -215,16 +217,16 @@ def activation_bytes(shape, reviews, tokens, *, precision="bf16", checkpointing=
     is their sum for T5: RMS norms that save an fp32 copy, ``d_kv * num_heads`` apart from ``d_model``, cross-attention,
     gated or plain feed-forward, no dropout, no fused kernels. ``encoder``, ``decoder`` and ``logits`` are saved for the
     backward pass (with ``checkpointing`` only each layer's inputs); ``backward`` is what the backward pass adds at its highest
-    moment: gradients, and with ``checkpointing`` a layer computed again.
+    moment: gradients, and with ``checkpointing`` a layer computed again. The tests hold the estimate against what PyTorch
+    saves, and against all that is alive at the peak of a step.
     ``shape``: a T5Config; ``tokens``: (input, label) lengths; ``precision``: fp32, bf16 (the weights are in bf16, as in
     DeepSpeed) or autocast (fp32 weights and bf16 arithmetic, as in the Trainer; its copies of the weights are not counted).
     """
+    if precision not in PRECISIONS:
+        raise CourseError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}.")
     read, written = tokens
     autocast = precision == "autocast"
-    width, stream = (
-        (4 if precision == "fp32" else 2),
-        (2 if precision == "bf16" else 4),
-    )  # of a product, of the residual sum
+    width, stream = PRECISIONS[precision]
     d, inner, heads, layers = shape.d_model, shape.d_kv * shape.num_heads, shape.num_heads, shape.num_decoder_layers
 
     def norm(readers):  # autocast makes a bf16 copy for each linear layer that reads the normed states
@@ -244,31 +246,28 @@ def activation_bytes(shape, reviews, tokens, *, precision="bf16", checkpointing=
     cross += heads * width * read * written
     encoder_layer = attention(read) + feed_forward(read)
     decoder_layer = attention(written) + cross + feed_forward(written)
-    logits = (
-        reviews * 4 * written * shape.vocab_size
-    )  # cross-entropy keeps the logarithms of the probabilities, in fp32
+    logits = reviews * 4 * written * shape.vocab_size  # cross-entropy keeps the log-probabilities in fp32
     ends = read * (norm(0) + 8), written * (norm(1) + 8)
-    places, bias = (
-        8 * read**2,
-        heads * stream * read**2,
-    )  # of the relative positions: once, whatever the number of reviews
+    # the relative positions and their bias: once, whatever the number of reviews
+    places, bias = 8 * read**2, heads * stream * read**2
     if checkpointing:  # a layer's inputs; beside them the masks and the position bias, which all layers share
         masks = stream * read * (read + written), stream * written**2
         output = read * d * stream if autocast else 0
         encoder = reviews * (shape.num_layers * read * d * stream + ends[0] + masks[0] + output) + bias
-        decoder = reviews * (layers * written * d * stream + ends[1] + masks[1]) + heads * stream * written * (
-            written + read
-        )
-        again = (
-            reviews * (encoder_layer + gradients(read)) + places + bias,
-            reviews * (decoder_layer + gradients(written)),
-        )
+        decoder = reviews * (layers * written * d * stream + ends[1] + masks[1])
+        decoder += heads * stream * written * (written + read)
+        # one layer computed again; its input is there already
+        again = [reviews * (encoder_layer + gradients(read) - read * d * stream) + places + bias]
+        again.append(reviews * (decoder_layer + gradients(written) - written * d * stream))
     else:
         encoder = reviews * (shape.num_layers * encoder_layer + ends[0]) + places
         decoder = reviews * (layers * decoder_layer + ends[1]) + 8 * written**2
-        again = reviews * gradients(read), 0
-    # The backward pass goes through logits, decoder and encoder in turn and frees each behind it.
-    backward = max(2 * logits, again[1] - logits, again[0] - decoder - logits)
+        again = [reviews * gradients(read), 0]
+    # The backward pass goes through logits, decoder and encoder in turn and frees each behind it. T5 uses its embedding in all
+    # three; the gradient from one waits for the next, and where two are added up there are three of its size.
+    embedding = stream * shape.vocab_size * d
+    freed = logits + decoder
+    backward = max(2 * logits, embedding + max(0, again[1] - logits, 2 * embedding - freed, again[0] - freed))
     return {"encoder": encoder, "decoder": decoder, "logits": logits, "backward": backward}
 
 
@@ -296,9 +295,8 @@ def saved_bytes(model, batch):
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    inputs = {
-        name: values for name, values in batch.items() if name != "labels"
-    }  # else T5 computes a loss of its own too
+    # with the labels T5 would compute a loss of its own too
+    inputs = {name: values for name, values in batch.items() if name != "labels"}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = label_token_loss(model(**inputs), batch["labels"])  # noqa: F841  holds what was saved until it is counted
     return sum(size for address, size in saved.items() if address not in own)
