@@ -49,7 +49,14 @@ def test_results_are_complete(pocket_run):
         assert set(ROW) <= set(row)
         assert row["n_test"] == 500 and 0 < row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
     trained = [row for row in results["rows"] if row["train_seconds"]]
-    assert {row["method"] for row in trained} == {"tfidf", "trainer", "from_scratch"}
+    deepspeed = {*(f"deepspeed_zero{stage}" for stage in range(4)), "deepspeed_zero2_offload"}
+    assert {row["method"] for row in trained} == {"tfidf", "trainer", "from_scratch", "trainer_short"} | deepspeed
+    for row in results["rows"]:
+        if row["method"] in deepspeed:
+            assert row["world_size"] == 2 and row["stage"] == int(row["method"][len("deepspeed_zero")])
+            assert {"parameters", "gradients", "optimizer"} <= set(row["bytes_per_rank"]) and row[
+                "peak_rss_bytes"
+            ] > 1e8
 
 
 def test_the_course_teaches_what_it_claims(rows):
@@ -59,6 +66,16 @@ def test_the_course_teaches_what_it_claims(rows):
     assert rows["trainer"]["accuracy"] > rows["zero_shot"]["accuracy"] + 0.03
     assert rows["zero_shot"]["accuracy_low"] > rows["majority"]["accuracy_high"]
     assert rows["tfidf"]["accuracy_low"] > rows["majority"]["accuracy_high"]
+
+
+def test_sharding_costs_memory_and_no_accuracy(rows):
+    """Each stage holds less than the one before, and predicts as the plain Trainer of the same steps does."""
+    held = [sum(rows[f"deepspeed_zero{stage}"]["bytes_per_rank"].values()) for stage in range(4)]
+    assert held == sorted(held, reverse=True) and held[3] < 0.7 * held[0]
+    plain = rows["trainer_short"]
+    for method, row in rows.items():
+        if method.startswith("deepspeed"):
+            assert plain["accuracy_low"] <= row["accuracy"] <= plain["accuracy_high"], method
 
 
 def test_notebooks_show_what_results_json_holds(pocket_run, rows):

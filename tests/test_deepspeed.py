@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from datasets import Dataset, DatasetDict
 
 from finetuning import CourseError, launch, zero
@@ -166,7 +165,21 @@ def two_nodes():
     try:
         for name, _ in nodes:
             subprocess.run(["ip", "netns", "add", name], check=True)
-        link = ["ip", "link", "add", "ft0", "netns", "ft-node0", "type", "veth", "peer", "name", "ft1", "netns", "ft-node1"]
+        link = [
+            "ip",
+            "link",
+            "add",
+            "ft0",
+            "netns",
+            "ft-node0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "ft1",
+            "netns",
+            "ft-node1",
+        ]
         if subprocess.run(link, capture_output=True).returncode:
             pytest.skip("this machine's kernel has no virtual cables (veth)")
         for i, (name, address) in enumerate(nodes):
@@ -193,8 +206,11 @@ def test_two_nodes_with_networks_of_their_own(workspace, trained, two_nodes, tmp
         agents.append(
             subprocess.Popen(
                 ["ip", "netns", "exec", name, *words, "-m", "finetuning.train", str(config)],
-                env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )  # fmt: skip
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         )
     said = [agent.communicate(timeout=240)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
@@ -230,7 +246,10 @@ launch.run(launch.training(workspace, "orphan", deepspeed="zero1", steps=100_000
 def test_no_process_outlives_an_interrupt_or_a_dead_kernel(workspace, tiny_model, end, launcher):
     environment = os.environ | {"FINETUNING_RUNS": str(workspace.path.parent)}
     kernel = subprocess.Popen(
-        [sys.executable, "-c", LONG, str(tiny_model), launcher], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", LONG, str(tiny_model), launcher],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     assert b"orphan" in kernel.stdout.readline()  # it trains
     config = str(workspace.logs / "orphan.json")
@@ -261,7 +280,15 @@ def test_a_time_limit_ends_it(workspace):
 
 def test_too_little_memory_is_named(workspace):
     """A model of 6 billion parameters under a limit of 8 GiB of address space."""
-    shape = {"vocab_size": 8192, "d_model": 8192, "d_kv": 64, "d_ff": 65536, "num_layers": 4, "num_heads": 8, "decoder_start_token_id": 0}
+    shape = {
+        "vocab_size": 8192,
+        "d_model": 8192,
+        "d_kv": 64,
+        "d_ff": 65536,
+        "num_layers": 4,
+        "num_heads": 8,
+        "decoder_start_token_id": 0,
+    }
     one = launch.training(workspace, "large", deepspeed="zero3", steps=3, shape=shape)
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, before[1]))
@@ -318,7 +345,10 @@ def test_a_verdict_is_what_the_numbers_say():
     row = lambda accuracy, size: {"accuracy": accuracy, "bytes_per_rank": size and parts(size), "world_size": 2}  # noqa: E731
     rows = {"trainer_short": row(0.8, None), "deepspeed_zero0": row(0.8, 2**20), "deepspeed_zero3": row(0.79, 2**19)}
     slow = zero.verdict_lines(rows, {"plain": 1.0, "zero0": 1.5, "zero3": 2.0})
-    assert "zero3: holds 0.50 of stage 0's bytes per rank, 2.0 times the plain Trainer's time per step, accuracy -1.0" in slow[1]
+    assert (
+        "zero3: holds 0.50 of stage 0's bytes per rank, 2.0 times the plain Trainer's time per step, accuracy -1.0"
+        in slow[1]
+    )
     assert "buys no time, only memory" in slow[2] and "zero3, 2.0 MiB" in slow[3]
     fast = zero.verdict_lines(rows, {"plain": 1.0, "zero0": 0.5, "zero3": 2.0})
     assert "2.0 times as fast" in fast[0] and "Faster than the plain Trainer here: zero0, on 2 ranks" in fast[2]

@@ -21,17 +21,35 @@ from finetuning.zero import configuration_file
 
 # What a rank or a launcher says when it fails -> the way out. The first that fits is shown.
 WAYS_OUT = (
-    (r"EADDRINUSE|[Aa]ddress already in use", "another run uses this port; give another one (port=...) or wait for it to end"),
+    (
+        r"EADDRINUSE|[Aa]ddress already in use",
+        "another run uses this port; give another one (port=...) or wait for it to end",
+    ),
     (
         r"out of memory|can't allocate memory|MemoryError|Cannot allocate memory|bad_alloc|signal 9|SIGKILL",
         "it ran out of memory or was killed; take a smaller micro_batch with more accumulation, a higher ZeRO stage, offload, or limit=",
     ),
-    (r"Extra inputs are not permitted|extra_forbidden", "the DeepSpeed configuration has a key that DeepSpeed does not know; the lines above name it"),
-    (r"JSONDecodeError|Expecting property name|Expected a string path to an existing deepspeed config", "the DeepSpeed configuration is no JSON file that can be read"),
-    (r"DP world size of", "the checkpoint is of another number of ranks; make a universal one of it (launch.universal_checkpoint)"),
-    (r"offload.* (?:not supported|requires)|supports? offload|only supported .*offload", "this ZeRO stage cannot offload; take stage 1, 2 or 3"),
+    (
+        r"Extra inputs are not permitted|extra_forbidden",
+        "the DeepSpeed configuration has a key that DeepSpeed does not know; the lines above name it",
+    ),
+    (
+        r"JSONDecodeError|Expecting property name|Expected a string path to an existing deepspeed config",
+        "the DeepSpeed configuration is no JSON file that can be read",
+    ),
+    (
+        r"DP world size of",
+        "the checkpoint is of another number of ranks; make a universal one of it (launch.universal_checkpoint)",
+    ),
+    (
+        r"offload.* (?:not supported|requires)|supports? offload|only supported .*offload",
+        "this ZeRO stage cannot offload; take stage 1, 2 or 3",
+    ),
     (r"mpi4py", "the process was not started by a launcher; start it through launch.run or torch.distributed.run"),
-    (r"CUDA_HOME|ninja is required|Ninja is required|Error building extension", "an operator could not be compiled; use the torch optimizer (zero_force_ds_cpu_optimizer: false) or install a compiler"),
+    (
+        r"CUDA_HOME|ninja is required|Ninja is required|Error building extension",
+        "an operator could not be compiled; use the torch optimizer (zero_force_ds_cpu_optimizer: false) or install a compiler",
+    ),
     (r"No module named '?deepspeed", "DeepSpeed is not installed here; run make setup"),
     (r"No space left on device", "the disk is full; free some space and run again"),
 )
@@ -103,7 +121,9 @@ def run(trainings, *, ranks=2, launcher="torchrun", port=None, limit=600):
     for one in trainings:
         if len([*Path(one["folder"]).glob("rank*[0-9].json")]) < ranks:
             raise CourseError(_failure(one, code, log, limit))
-    collected = [[json.loads((Path(one["folder"]) / f"rank{r}.json").read_text()) for r in range(ranks)] for one in trainings]
+    collected = [
+        [json.loads((Path(one["folder"]) / f"rank{r}.json").read_text()) for r in range(ranks)] for one in trainings
+    ]
     return collected if several else collected[0]
 
 
@@ -116,13 +136,33 @@ def command(launcher, config, ranks, port=29531):
     if launcher == "torchrun":
         return [[*torchrun, "--standalone", "--nproc_per_node", str(ranks), *script]]
     if launcher == "two nodes":
-        meet = ["--nnodes", "2", "--nproc_per_node", str(ranks // 2), "--master_addr", "127.0.0.1", "--master_port", str(port)]
+        meet = [
+            "--nnodes",
+            "2",
+            "--nproc_per_node",
+            str(ranks // 2),
+            "--master_addr",
+            "127.0.0.1",
+            "--master_port",
+            str(port),
+        ]
         return [[*torchrun, "--node_rank", str(node), *meet, *script] for node in (0, 1)]
     if launcher == "deepspeed":
         program = Path(sys.executable).with_name("deepspeed")
         if not program.exists():
             raise CourseError(f"The launcher {program} is missing; run make setup, or use launcher='torchrun'.")
-        return [[sys.executable, str(program), "--num_gpus" if _gpus() else "--num_accelerators", str(ranks), "--master_port", str(port), "--module", *script[1:]]]
+        return [
+            [
+                sys.executable,
+                str(program),
+                "--num_gpus" if _gpus() else "--num_accelerators",
+                str(ranks),
+                "--master_port",
+                str(port),
+                "--module",
+                *script[1:],
+            ]
+        ]
     raise CourseError(f"There is no launcher {launcher!r}; choose 'torchrun', 'deepspeed' or 'two nodes'.")
 
 
@@ -151,7 +191,9 @@ def largest_trainable(workspace, shapes, *, deepspeed=None, ranks=1):
     """
     fitted = {}
     for name, shape in shapes.items():
-        one = training(workspace, f"largest_{name}", deepspeed=deepspeed, bf16=True, shape=shape, steps=4, micro_batch=1)
+        one = training(
+            workspace, f"largest_{name}", deepspeed=deepspeed, bf16=True, shape=shape, steps=4, micro_batch=1
+        )
         try:
             fitted[name] = run(one, ranks=ranks, launcher="torchrun" if deepspeed else "python")[0]
         except CourseError as error:
@@ -178,7 +220,11 @@ def _environment(ranks):
     if not _gpus():
         ours["DS_ACCELERATOR"] = "cpu"
     # A notebook kernel may hold the rank of an earlier cell; each launcher gives its processes their own.
-    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")}
+    clean = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
+    }
     return clean | ours
 
 
@@ -190,7 +236,12 @@ def _watch(commands, environment, log, limit):
         for words in commands:
             processes.append(
                 subprocess.Popen(
-                    words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+                    words,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
                 )
             )
         with selectors.DefaultSelector() as ready:
@@ -220,14 +271,26 @@ def universal_checkpoint(one):
     """
     checkpoint = last_whole_checkpoint(one["folder"])
     if checkpoint is None:
-        raise CourseError(f"The training {one['name']!r} has no whole checkpoint in {one['folder']}; run it with save_steps first.")
+        raise CourseError(
+            f"The training {one['name']!r} has no whole checkpoint in {one['folder']}; run it with save_steps first."
+        )
     checkpoint = Path(checkpoint)
     tag = (checkpoint / "latest").read_text().strip()
     settings = json.loads(Path(one["deepspeed"]).read_text())
-    words = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
+    words = [
+        sys.executable,
+        "-m",
+        "deepspeed.checkpoint.ds_to_universal",
+        "--num_extract_workers",
+        "1",
+        "--num_merge_workers",
+        "1",
+    ]
     words += ["--input_folder", str(checkpoint / tag), "--output_folder", str(checkpoint / f"{tag}_universal")]
     if settings["zero_optimization"]["stage"] < 3:
-        words.append("--inject_missing_state")  # the course lets the Trainer make the optimizer; DeepSpeed wants to be told
+        words.append(
+            "--inject_missing_state"
+        )  # the course lets the Trainer make the optimizer; DeepSpeed wants to be told
     done = subprocess.run(words, env=_environment(1), capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
@@ -264,11 +327,20 @@ def _failure(one, code, log, limit):
         return f"The training {one['name']!r} did not end within {limit} s and was stopped; raise limit= or take fewer steps (log: {log})."
     if errors:
         first = errors[0]
-        who, lines = f"rank {first['rank']} failed: {first['type']}: {first['message'].strip().splitlines()[0] if first['message'].strip() else ''}", first["last"]
+        who, lines = (
+            f"rank {first['rank']} failed: {first['type']}: {first['message'].strip().splitlines()[0] if first['message'].strip() else ''}",
+            first["last"],
+        )
     else:
-        who = "a rank was killed" if re.search(r"signal 9|SIGKILL|exitcode: -9", said, re.IGNORECASE) else "the launcher failed"
+        who = (
+            "a rank was killed"
+            if re.search(r"signal 9|SIGKILL|exitcode: -9", said, re.IGNORECASE)
+            else "the launcher failed"
+        )
         lines = [line for line in said.splitlines() if line.strip()][-8:]
     text = "\n".join(lines) + (said if not errors else who)
-    way = next((way for pattern, way in WAYS_OUT if re.search(pattern, text, re.IGNORECASE)), f"the whole output is in {log}")
+    way = next(
+        (way for pattern, way in WAYS_OUT if re.search(pattern, text, re.IGNORECASE)), f"the whole output is in {log}"
+    )
     shown = "\n  ".join(lines[-6:])
     return f"The training {one['name']!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"

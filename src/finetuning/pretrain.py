@@ -217,10 +217,7 @@ class Passages:
             else:
                 which = rng.integers(len(self.rows))
                 answer, prefix = self.answers[self.labels[which]], self.sentiment
-                if group == 1:
-                    texts = [self._passage(rng, which, length)]
-                else:
-                    texts = self._some_sentences(rng, which)
+                texts = [self._passage(rng, which, length)] if group == 1 else self._some_sentences(rng, which)
             for j, text in enumerate(texts, i * group):
                 text = np.where(rng.random(len(text)) < TOKENS_HIDDEN, UNK, text)
                 whole = np.concatenate([prefix, text, [EOS]])

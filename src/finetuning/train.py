@@ -53,8 +53,14 @@ def train(training):
     """Run one training on this rank; returns what it measured, as it stands in ``rank<N>.json``."""
     import torch
     from datasets import load_from_disk
-    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer, T5Config, T5ForConditionalGeneration, set_seed
-
+    from transformers import (
+        DataCollatorForSeq2Seq,
+        PrinterCallback,
+        Seq2SeqTrainer,
+        T5Config,
+        T5ForConditionalGeneration,
+        set_seed,
+    )
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     from finetuning.profiles import Profile, peak_memory
@@ -69,10 +75,7 @@ def train(training):
     args = arguments(training)
     tokenizer = load_tokenizer(settings)
     set_seed(settings.seed)
-    if training["shape"]:
-        model = T5ForConditionalGeneration(T5Config(**training["shape"]))
-    else:
-        model = load_model(settings)
+    model = T5ForConditionalGeneration(T5Config(**training["shape"])) if training["shape"] else load_model(settings)
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
     rows = load_from_disk(training["reviews"])["train"].select_columns(["input_ids", "labels"])
     watch = Watch(training)
@@ -189,7 +192,9 @@ class Watch:
         done = state.global_step == state.max_steps
         if args.process_index == 0 and "loss" in (logs or {}) and (done or time.monotonic() - self.printed > 3):
             self.printed = time.monotonic()
-            progress(f"{self.training['name']:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}")
+            progress(
+                f"{self.training['name']:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}"
+            )
 
     def __getattr__(self, name):
         if name.startswith("on_"):
@@ -254,7 +259,9 @@ def run(training):
         last = traceback.format_exc().strip().splitlines()[-12:]
         write_atomically(
             folder / f"rank{rank}.error.json",
-            json.dumps({"rank": rank, "when": time.time(), "type": type(error).__name__, "message": str(error), "last": last}),
+            json.dumps(
+                {"rank": rank, "when": time.time(), "type": type(error).__name__, "message": str(error), "last": last}
+            ),
         )
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(1)  # a rank that waits for the others in an exit handler would hide this error

@@ -174,19 +174,35 @@ def verdict_lines(rows, seconds):
     ``rows``: method -> row of the results table, with ``trainer_short`` and ``deepspeed_zero0`` among them; ``seconds``:
     ``plain``, ``zero0`` … -> seconds per optimizer step.
     """
-    held = {name: sum(row["bytes_per_rank"][part] for part in COMPONENTS) for name, row in rows.items() if row["bytes_per_rank"]}
+    held = {
+        name: sum(row["bytes_per_rank"][part] for part in COMPONENTS)
+        for name, row in rows.items()
+        if row["bytes_per_rank"]
+    }
     lines = []
     for name in held:
         run = name.removeprefix("deepspeed_")
         share, slower = held[name] / held["deepspeed_zero0"], seconds[run] / seconds["plain"]
-        pace = f"{slower:.1f} times the plain Trainer's time per step" if slower > 1 else f"{1 / slower:.1f} times as fast as the plain Trainer"
+        pace = (
+            f"{slower:.1f} times the plain Trainer's time per step"
+            if slower > 1
+            else f"{1 / slower:.1f} times as fast as the plain Trainer"
+        )
         points = 100 * (rows[name]["accuracy"] - rows["trainer_short"]["accuracy"])
-        lines.append(f"{run}: holds {share:.2f} of stage 0's bytes per rank, {pace}, accuracy {points:+.1f} points from it.")
+        lines.append(
+            f"{run}: holds {share:.2f} of stage 0's bytes per rank, {pace}, accuracy {points:+.1f} points from it."
+        )
     faster = [run for run in seconds if run != "plain" and seconds[run] < seconds["plain"]]
     if faster:
-        lines.append(f"Faster than the plain Trainer here: {', '.join(faster)}, on {rows['deepspeed_zero0']['world_size']} ranks.")
+        lines.append(
+            f"Faster than the plain Trainer here: {', '.join(faster)}, on {rows['deepspeed_zero0']['world_size']} ranks."
+        )
     else:
-        lines.append("No stage was faster than the plain Trainer here: on this machine DeepSpeed buys no time, only memory.")
+        lines.append(
+            "No stage was faster than the plain Trainer here: on this machine DeepSpeed buys no time, only memory."
+        )
     smallest = min(held, key=held.get)
-    lines.append(f"The least memory per rank: {smallest.removeprefix('deepspeed_')}, {held[smallest] / 2**20:,.1f} MiB.")
+    lines.append(
+        f"The least memory per rank: {smallest.removeprefix('deepspeed_')}, {held[smallest] / 2**20:,.1f} MiB."
+    )
     return lines
