@@ -7,6 +7,7 @@ import pytest
 
 from finetuning import corpus
 from finetuning.profiles import POCKET_REVIEWS
+from finetuning.workspace import fill_block
 
 FIELDS = {"id", "film", "genre", "text", "label", "rating", "traits", "split"}
 
@@ -80,7 +81,7 @@ def test_hard_but_not_hopeless_for_a_bag_of_words(reviews):
 
 def test_the_card_holds_the_figures_of_these_reviews(reviews):
     card = (POCKET_REVIEWS / "README.md").read_text(encoding="utf-8")
-    assert corpus.fill_card(card, corpus.card_figures(reviews)) == card
+    assert fill_block(card, "figures", corpus.card_figures(reviews), corpus.COMMAND) == card
 
 
 def test_the_checks_find_what_they_look_for():

@@ -11,11 +11,11 @@ from statistics import median
 import numpy as np
 
 from finetuning.profiles import POCKET_REVIEWS
-from finetuning.workspace import write_atomically
+from finetuning.workspace import fill_block, write_atomically
 
 SPLITS = ("train", "validation", "test")
 TRAITS = ("plain", "negation", "contrast", "irony", "comparison", "mixed_aspects", "understatement", "reported_opinion")
-BEGIN, END = "<!-- figures: begin (python -m {command}) -->", "<!-- figures: end -->"
+COMMAND = "python -m finetuning.corpus"
 
 
 def read_reviews(folder=POCKET_REVIEWS):
@@ -143,14 +143,8 @@ def _line(name, reviews, holds):
     return f"| {name} | " + " | ".join(f"{counts[split]:,}" for split in SPLITS) + f" | {sum(counts.values()):,} |"
 
 
-def fill_card(card, figures, command="finetuning.corpus"):
-    """The card's text with the figures put between its two marks, which name the command that computes them."""
-    begin = BEGIN.format(command=command)
-    before, rest = card.split(begin)
-    return f"{before}{begin}\n{figures}\n{END}{rest.split(END)[1]}"
-
-
 if __name__ == "__main__":
     path = POCKET_REVIEWS / "README.md"
-    write_atomically(path, fill_card(path.read_text(encoding="utf-8"), card_figures(read_reviews())))
+    card = path.read_text(encoding="utf-8")
+    write_atomically(path, fill_block(card, "figures", card_figures(read_reviews()), COMMAND))
     print(f"figures written to {path}")

@@ -9,9 +9,8 @@ import json
 
 import numpy as np
 
-from finetuning.corpus import fill_card
 from finetuning.profiles import POCKET_T5, choose, this_machine
-from finetuning.workspace import LESSONS, runs_folder, write_atomically
+from finetuning.workspace import LESSONS, fill_block, runs_folder, write_atomically
 
 SEEDS = (1, 2, 3)
 METHODS = ("majority", "tfidf", "zero_shot", "from_scratch", "trainer")
@@ -91,7 +90,8 @@ def main(arguments=None):
     source = parser.parse_args(arguments).source
     card = POCKET_T5 / "README.md"
     figures = card_figures(zero_shot_on_imdb(source), fine_tuned_on_pocket_reviews())
-    write_atomically(card, fill_card(card.read_text(encoding="utf-8"), figures, "finetuning.pocket_card"))
+    text = card.read_text(encoding="utf-8")
+    write_atomically(card, fill_block(text, "figures", figures, "python -m finetuning.pocket_card"))
     print(f"\n{figures}\n\nwritten to {card}")
 
 

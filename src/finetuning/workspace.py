@@ -41,9 +41,12 @@ ROW = (
 
 
 def home():
-    """The folder of the course: the nearest one upwards that holds ``notebooks`` and ``pyproject.toml``, else this one."""
+    """The folder of the course: the nearest one upwards that holds ``notebooks`` and ``pyproject.toml``, else this one.
+
+    A notebook that was opened away from its clone (on Colab) finds the clone that the package is installed from.
+    """
     here = Path.cwd()
-    for folder in (here, *here.parents):
+    for folder in (here, *here.parents, Path(__file__).parents[2]):
         if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
             return folder
     return here
@@ -73,6 +76,19 @@ def write_atomically(path, text):
         raise CourseError(
             f"Could not write {path}: {error.strerror}; free some space or check the folder's rights, then run again."
         ) from error
+
+
+def fill_block(text, name, content, command):
+    """``text`` with ``content`` put between its marks ``<!-- name: begin (command) -->`` and ``<!-- name: end -->``.
+
+    Raises CourseError where the text has no such marks.
+    """
+    begin, end = f"<!-- {name}: begin ({command}) -->", f"<!-- {name}: end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise CourseError(f"The text has lost the marks {begin} and {end}; put them back, each on a line of its own.")
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 class Workspace:
