@@ -159,7 +159,7 @@ def test_a_failing_cell_ends_the_run_in_a_few_lines(broken_course, monkeypatch, 
     monkeypatch.chdir(broken_course)
     second = broken_course / "notebooks" / "01_prepare_data.ipynb"
     notebook = nbformat.read(second, as_version=4)
-    notebook.cells[3].source += "\nraise ValueError('planted')"
+    notebook.cells[4].source += "\nraise ValueError('planted')"
     nbformat.write(notebook, second)
     with pytest.raises(CourseError) as error:
         run_course("pocket", limit=40, name="broken")
@@ -182,7 +182,7 @@ def test_a_dying_kernel_is_named(broken_course, monkeypatch):
     monkeypatch.chdir(broken_course)
     first = broken_course / "notebooks" / "00_welcome.ipynb"
     notebook = nbformat.read(first, as_version=4)
-    notebook.cells[3].source = "import os\nos._exit(9)"
+    notebook.cells[4].source = "import os\nos._exit(9)"
     nbformat.write(notebook, first)
     with pytest.raises(CourseError, match="00_welcome: the kernel died"):
         run_course("pocket", limit=40, name="dead", lessons=LESSONS[:1])

@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from conftest import NOTEBOOKS, ROOT
 
+from finetuning.first_cell import SOURCE, repository
 from finetuning.workspace import LESSONS
 
 PARAMETERS = {"profile", "reviews", "base_model", "limit", "seed", "run"}
@@ -59,9 +60,17 @@ def test_cell_ids_are_stable(lesson):
         assert re.fullmatch(rf"{path.stem[:2]}-[a-z0-9-]+", cell_id), cell_id
 
 
-def test_no_cell_installs_or_reaches_the_network(lesson):
+def test_the_first_cell_sets_the_course_up_and_is_the_same_everywhere(lesson):
+    path, notebook = lesson
+    tagged = [cell for cell in code_cells(notebook) if "setup" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1 and tagged[0] is notebook.cells[1]
+    assert tagged[0].id == f"{path.stem[:2]}-setup"
+    assert tagged[0].source == SOURCE.replace("{repository}", repository()), "run make readme"
+
+
+def test_no_other_cell_installs_or_reaches_the_network(lesson):
     _, notebook = lesson
-    for cell in code_cells(notebook):
+    for cell in code_cells(notebook)[1:]:
         assert not FORBIDDEN.search(cell.source), cell.source
 
 
