@@ -5,17 +5,18 @@ PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= pocket
 NEEDED_GIB ?= 6
+REQUIREMENTS ?= requirements.txt
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 BIN := $(VENV)/bin
 
-.PHONY: help setup run test quick lint lab figures clean
+.PHONY: help setup run test quick lint latest lab figures readme clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F': +' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 # Installs anew only when the requirements change; a failed installation leaves no mark and is tried again.
-$(VENV)/installed: requirements.txt pyproject.toml
+$(VENV)/installed: $(REQUIREMENTS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	  || { echo "The course needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true). Name another: make PYTHON=python3.11 ..."; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
@@ -24,7 +25,7 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	  || { echo "The installation needs $(NEEDED_GIB) GiB of free space here, $$free GiB are left; free some and try again."; exit 1; }
 	@echo "setting up $(VENV) (a few minutes, once)"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt 2>$(VENV)/pip.log \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) 2>$(VENV)/pip.log \
 	  || { grep -v WARNING $(VENV)/pip.log | tail -5; echo "The installation failed; the lines above say why. Check the network and run the same command again."; exit 1; }
 	@touch $@
 
@@ -40,8 +41,18 @@ test: lint  ## all that CI runs: lint, unit tests, every notebook (12 minutes on
 quick: lint  ## lint and unit tests, for the edit loop (90 seconds)
 	@$(BIN)/python -m pytest -m "not slow"
 
-lint: setup  ## ruff over code and notebooks (seconds)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+# Each of them is silent when all is well.
+lint: setup  ## style, types, spelling, links, and no output in notebooks (10 seconds)
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy
+	@$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	@$(BIN)/codespell
+	@$(BIN)/python tests/links.py
+
+# A second environment, made anew each time: what pip would install today, were nothing pinned.
+latest:  ## make test on the newest version of every library, in build/latest (20 minutes)
+	@rm -rf build/latest && mkdir -p build && sed 's/==.*//' requirements.txt > build/requirements.txt
+	@$(MAKE) --no-print-directory test VENV=build/latest REQUIREMENTS=build/requirements.txt
 
 lab: setup  ## open JupyterLab on the lessons
 	@$(BIN)/jupyter lab notebooks
@@ -49,5 +60,8 @@ lab: setup  ## open JupyterLab on the lessons
 figures: setup  ## draw the figures in img/ anew (seconds)
 	@$(BIN)/python -m finetuning.figures
 
+readme: setup  ## fill README.md with the numbers of the last make run (10 seconds)
+	@$(BIN)/python -m finetuning.readme
+
 clean:  ## remove runs/, build/ and caches; .venv stays
-	@rm -rf runs build .pytest_cache .ruff_cache
+	@rm -rf runs build .pytest_cache .ruff_cache .mypy_cache

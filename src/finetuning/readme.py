@@ -1,0 +1,235 @@
+"""Fill ``README.md`` from the last runs: ``make readme`` (``python -m finetuning.readme``).
+
+Every number in it comes from here: the results table and the picture of memory per rank from ``results.json``, times from the
+executed lessons, addresses from ``pyproject.toml``.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from finetuning.first_cell import put_first_cells, repository
+from finetuning.profiles import PROFILES, describe
+from finetuning.workspace import LESSONS, caption, fill_block, home, results_table, run_folder, write_atomically
+
+COMMAND = "make readme"
+RUN = "pocket"
+# What the lessons measure, in their order; the README has a line for each.
+METHODS = (
+    "majority",
+    "tfidf",
+    "zero_shot",
+    "trainer",
+    "from_scratch",
+    "trainer_short",
+    *(f"deepspeed_zero{stage}" for stage in range(4)),
+    "deepspeed_zero2_offload",
+)
+RESULT_COLUMNS = (
+    "lesson",
+    "method",
+    "accuracy",
+    "95 % interval",
+    "F1",
+    "training",
+    "predicts per second",
+    "parameters",
+)
+LESSON_COLUMNS = ("lesson", "the question it answers", "reading and exercises", "its cells run in", "open it on")
+PROFILE_COLUMNS = ("profile", "model", "reviews", "wants", "whole course", "memory at the peak")
+PICTURE = "zero_memory.svg"
+MISSING = "not measured here"
+
+
+def read_results(run: str) -> dict | None:
+    """A run's ``results.json``; None where there is none."""
+    path = run_folder(run) / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def blocks(results: dict) -> dict[str, str]:
+    """The contents of the README's marked blocks by name, in Markdown; ``results``: of the run with the default profile."""
+    return {
+        "links": _links(),
+        "start": f"```sh\ngit clone {repository()} course && cd course\nmake run\nmake test\n```",
+        "results": _results(results),
+        "memory": _memory(results),
+        "lessons": _table(LESSON_COLUMNS, [*map(_lesson, LESSONS), _all_lessons()]),
+        "profiles": _table(PROFILE_COLUMNS, [_profile(profile) for profile in PROFILES.values()]),
+    }
+
+
+def draw_memory(results: dict, path: Path) -> None:
+    """Draw the bytes that a rank holds in each ZeRO stage, as lesson 04 counted them, to ``path`` (SVG)."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from finetuning.plots import plot_rank_memory
+
+    rows = _sharded(results)
+    title = f"What each of {rows[0]['world_size']} ranks holds: {results['run']['model']}, {rows[0]['parameters']:,} parameters"
+    matplotlib.rcParams["svg.hashsalt"] = "finetuning"  # the same file from the same numbers
+    fig = plot_rank_memory({_precision(rows): {str(row["stage"]): row["bytes_per_rank"] for row in rows}}, title)
+    fig.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _table(columns, rows):
+    lines = ["| " + " | ".join(row) + " |" for row in (columns, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
+
+
+def _links():
+    address = repository()
+    badge = f"[![ci]({address}/actions/workflows/ci.yml/badge.svg)]({address}/actions/workflows/ci.yml)"
+    place = address.removeprefix("https://github.com/")
+    return f"{badge} · [open in Codespaces](https://codespaces.new/{place}) · [open on Colab]({_colab(LESSONS[0])})"
+
+
+def _colab(lesson):
+    return (
+        repository().replace("github.com", "colab.research.google.com/github") + f"/blob/main/notebooks/{lesson}.ipynb"
+    )
+
+
+def _results(results):
+    run = results["run"]
+    measured = {row["method"]: row for row in results_table(results).to_dict("records")}
+    rows = []
+    for method in METHODS:
+        row = measured.get(method) or dict.fromkeys(RESULT_COLUMNS, "-") | {"method": method, "accuracy": MISSING}
+        rows.append([row[column].replace("_", r"\_") for column in RESULT_COLUMNS])
+    tests = ", ".join(sorted({f"{row['n_test']:,}" for row in results["rows"]}))
+    return "\n".join(
+        [
+            f"{caption(results)}; {run['started'][:10]}, torch {run['versions']['torch']}, transformers "
+            f"{run['versions']['transformers']}, deepspeed {run['versions']['deepspeed']}. "
+            f"The whole course, run headless: {_duration(course_seconds(RUN))}.",
+            "",
+            _table(RESULT_COLUMNS, rows),
+            "",
+            f"Accuracy and F1 on {tests} test reviews; intervals: bootstrap over the test reviews. {_bought(results)}".strip(),
+        ]
+    )
+
+
+def _bought(results):
+    """What fine-tuning bought in this run, whichever way it came out."""
+    from finetuning.metrics import verdict
+
+    rows = {row["method"]: row for row in results["rows"]}
+    others = [rows[method] for method in ("tfidf", "from_scratch") if method in rows]
+    return " ".join(f"By this run, {verdict(rows['trainer'], other)}" for other in others if "trainer" in rows)
+
+
+def _memory(results):
+    rows = _sharded(results)
+    if not rows:
+        return f"Memory per rank: {MISSING}."
+    held = {row["stage"]: sum(row["bytes_per_rank"].values()) / 2**20 for row in rows}
+    said = ", ".join(f"stage {stage} {size:.1f} MiB" for stage, size in held.items())
+    alternative = f"Stacked bars of the bytes each rank holds in {_precision(rows)}, by ZeRO stage: {said}."
+    return (
+        f"![{alternative}](img/{PICTURE})\n\n"
+        f"{results['run']['model']}, {_precision(rows)}, {rows[0]['world_size']} ranks, counted between two micro-batches: {said}."
+    )
+
+
+def _sharded(results):
+    """The rows that hold counted bytes of ZeRO's stages, in their order."""
+    rows = {row["method"]: row for row in results["rows"]}
+    found = [rows.get(f"deepspeed_zero{stage}") for stage in range(4)]
+    return found if all(row and row["bytes_per_rank"] for row in found) else []
+
+
+def _precision(rows):
+    return "bf16" if rows[0]["bytes_per_rank"]["parameters"] < 3 * rows[0]["parameters"] else "fp32"
+
+
+def _lesson(lesson):
+    name, question, minutes = _announced(lesson)
+    return (
+        f"[{lesson[:2]} {name}](notebooks/{lesson}.ipynb)",
+        question,
+        f"{minutes} minutes" if minutes else MISSING,
+        _duration(lesson_seconds(RUN, lesson)),
+        f"[Colab]({_colab(lesson)})",
+    )
+
+
+def _all_lessons():
+    minutes = [_announced(lesson)[2] for lesson in LESSONS]
+    return "all", "", f"{sum(minutes)} minutes" if all(minutes) else MISSING, _duration(course_seconds(RUN)), ""
+
+
+def _announced(lesson):
+    """A lesson's name, its question and the minutes that reading it takes (0: it does not say), from its first cell."""
+    import nbformat
+
+    title = nbformat.read(home() / "notebooks" / f"{lesson}.ipynb", as_version=4).cells[0].source
+    name, _, rest = title.splitlines()[0].strip("# ").partition(": ")
+    question = re.search(r"^\*\*(.+\?)\*\*$", title, re.MULTILINE)
+    reading = re.search(r"Reading time (\d+) minutes", title)
+    return name, question[1] if question else rest.capitalize(), int(reading[1]) if reading else 0
+
+
+def lesson_seconds(run: str, lesson: str) -> float | None:
+    """How long a run took to execute a lesson; None where it did not, or not to the end."""
+    import nbformat
+
+    executed = run_folder(run) / "notebooks" / f"{lesson}.ipynb"
+    kept = nbformat.read(executed, as_version=4).metadata.get("finetuning", {}) if executed.exists() else {}
+    return kept["seconds"] if kept.get("done") else None
+
+
+def course_seconds(run: str) -> float | None:
+    """How long a run took to execute all lessons; None where it did not."""
+    seconds = [found for lesson in LESSONS if (found := lesson_seconds(run, lesson)) is not None]
+    return sum(seconds) if len(seconds) == len(LESSONS) else None
+
+
+def _profile(profile):
+    results, seconds = read_results(profile.name), course_seconds(profile.name)
+    measured = results is not None and seconds is not None and not results["run"]["limit"]
+    gpu = f"{profile.device_memory} GiB of GPU memory; the network once"
+    return (
+        f"`{profile.name}`",
+        describe(profile.model),
+        describe(profile.reviews),
+        gpu if profile.device_memory else "no GPU, no network",
+        f"{_duration(seconds)} ({caption(results).split(', ')[-1]})" if measured else MISSING,
+        _peak(results["rows"]) if measured else MISSING,
+    )
+
+
+def _peak(rows):
+    for key, where in (("peak_device_bytes", "on the GPU"), ("peak_rss_bytes", "per process")):
+        found = [row[key] for row in rows if row[key]]
+        if found:
+            return f"{max(found) / 2**30:.1f} GiB {where}"
+    return MISSING
+
+
+def _duration(seconds):
+    if seconds is None:
+        return MISSING
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def main() -> None:
+    """Fill the README and draw its picture from ``runs/pocket``, and put the set-up cell into the lessons."""
+    path = home() / "README.md"
+    results = read_results(RUN)
+    if results is None:
+        raise SystemExit(f"There is no {run_folder(RUN) / 'results.json'} to fill the README from; run make run first.")
+    text = path.read_text(encoding="utf-8")
+    for name, content in blocks(results).items():
+        text = fill_block(text, name, content, COMMAND)
+    if _sharded(results):
+        draw_memory(results, home() / "img" / PICTURE)
+    put_first_cells()
+    write_atomically(path, text)
+    print(f"{path.name} filled from {run_folder(RUN)}")
+
+
+if __name__ == "__main__":
+    main()

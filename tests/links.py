@@ -1,0 +1,57 @@
+"""Links inside the repository that lead nowhere: ``python tests/links.py`` names them, and fails when there are any.
+
+Looks at every Markdown file and notebook: the file must be there, and the heading too where a link names one.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LINK = re.compile(r"\]\(([^()\s]+)\)")
+CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+
+
+def documents(root):
+    """The Markdown files and notebooks of the course."""
+    folders = (root, root / ".github", root / "notebooks", root / "src")
+    found = [*root.glob("*.md"), *(path for folder in folders[1:] for path in folder.rglob("*"))]
+    return sorted(path for path in found if path.suffix in (".md", ".ipynb") and ".ipynb_checkpoints" not in path.parts)
+
+
+def prose(path):
+    """The Markdown of a file, that of a notebook's cells one below the other."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells)
+    return CODE.sub("", text)
+
+
+def anchors(path):
+    """What a link may write behind ``#``: Jupyter keeps a heading and joins its words, GitHub keeps its small letters as well."""
+    headings = re.findall(r"^#+ +(.+?) *$", prose(path), re.MULTILINE)
+    joined = [re.sub(r"[^\w\- ]", "", heading).replace(" ", "-").lower() for heading in headings]
+    return set(joined) | ({heading.replace(" ", "-") for heading in headings} if path.suffix == ".ipynb" else set())
+
+
+def broken(root):
+    """The links that lead nowhere, as (path of the document, target)."""
+    found = []
+    for path in documents(root):
+        for target in LINK.findall(prose(path)):
+            if re.match(r"[a-z]+:", target):
+                continue  # the world outside
+            file, _, anchor = target.partition("#")
+            there = (path.parent / file).resolve() if file else path
+            if not there.exists() or (anchor and anchor not in anchors(there)):
+                found.append((path.relative_to(root), target))
+    return found
+
+
+if __name__ == "__main__":
+    links = broken(ROOT)
+    for path, target in links:
+        print(f"{path}: {target} leads nowhere")
+    sys.exit(bool(links))
