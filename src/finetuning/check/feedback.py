@@ -10,7 +10,7 @@ from finetuning import CourseError
 from finetuning.profiles import ASSETS
 
 OPEN = "This gap is still open: write your answer in place of the dots and run the cell again."
-_wrong = Counter()  # exercise -> wrong answers in this kernel
+_wrong: Counter[str] = Counter()  # exercise -> wrong answers in this kernel
 
 
 class Mistake(Exception):

@@ -1,0 +1,254 @@
+"""The lessons as slides: ``make slides`` (``python -m finetuning.slides [run]``).
+
+reveal.js through nbconvert, made from the very notebooks by their cells' ``slideshow`` metadata, with the outputs of a run
+where there is one. A slide shows the heart of a text; the whole text is in the speaker's notes (key S), with the time.
+The pages need no network.
+"""
+
+import base64
+import html
+import math
+import re
+import shutil
+import struct
+import sys
+import textwrap
+from importlib.util import find_spec
+from pathlib import Path
+
+from finetuning.classroom import FOLDED, lesson_with_outputs
+from finetuning.profiles import ASSETS
+from finetuning.workspace import LESSONS, home, write_atomically
+
+ROOM = 610  # pixels of a slide's height that may be filled
+MINUTES = re.compile(r"^\*(\d+) minutes?\*$", re.MULTILINE)
+NEEDED = (
+    "dist/reveal.js",
+    "dist/reveal.css",
+    "dist/theme/white.css",
+    "dist/theme/fonts/source-sans-pro",
+    "plugin/notes",
+)
+
+
+def make_slides(folder, run):
+    """Write a deck per lesson, an index and reveal.js itself into ``folder``; returns the paths of the decks."""
+    from nbconvert import SlidesExporter
+
+    exporter = SlidesExporter(
+        template_name="course", extra_template_basedirs=[str(ASSETS / "nbconvert")], reveal_url_prefix="reveal",
+        reveal_theme="white", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True,
+    )  # fmt: skip
+    _copy_reveal(folder / "reveal")
+    decks, titles = [], []
+    for lesson in LESSONS:
+        deck = arrange(lesson_with_outputs(lesson, run))
+        titles.append(deck.cells[0].source.splitlines()[0].strip("# "))
+        page, _ = exporter.from_notebook_node(deck, resources={"metadata": {"path": str(home()), "name": lesson}})
+        decks.append(folder / f"{lesson}.html")
+        write_atomically(decks[-1], page)
+    links = "".join(
+        f'<li><a href="{deck.name}">{deck.stem[:2]} {html.escape(title)}</a></li>'
+        for deck, title in zip(decks, titles, strict=True)
+    )
+    index = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Slides</title><h1>Slides</h1><ul>{links}</ul>'
+    write_atomically(
+        folder / "index.html", index + "<p>Arrow keys move, S opens the speaker's notes, F fills the screen.</p>"
+    )
+    return decks
+
+
+def _copy_reveal(folder):
+    """reveal.js out of the package sphinx-revealjs, which ships it; the package itself is not imported."""
+    source = Path(find_spec("sphinx_revealjs").submodule_search_locations[0]) / "_static" / "revealjs"
+    for name in ("LICENSE", *NEEDED):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target, dirs_exist_ok=True)
+        else:
+            shutil.copy(source / name, target)
+
+
+def arrange(notebook):
+    """The notebook cut into cells that fit on slides; a cell that would not fit any more begins a slide below the last."""
+    sections = []  # one per slide of type "slide" or exercise: [minutes, [cells]]
+    for cell in notebook.cells:
+        kind = cell.metadata.get("slideshow", {}).get("slide_type", "-")
+        if kind == "skip":
+            continue
+        minutes = MINUTES.search(cell.source) if cell.cell_type == "markdown" else None
+        if kind == "slide" or minutes or not sections:
+            sections.append([int(minutes[1]) if minutes else 0, []])
+        sections[-1][1].extend(_pieces(cell, kind))
+    total, past = sum(minutes for minutes, _ in sections), 0
+    cells = []
+    for minutes, pieces in sections:
+        starts = _break(pieces)
+        for piece in starts:
+            piece.metadata.slideshow["data"] = {"timing": round(60 * minutes / len(starts))}
+        if minutes:
+            clock = _notes(f"*Minutes {past} to {past + minutes} of {total}.*")
+            pieces.insert(1, clock)
+            past += minutes
+        cells += pieces
+    notebook.cells = cells
+    return notebook
+
+
+def _break(pieces):
+    """Set where new slides begin, by the estimated heights; returns the pieces that begin one."""
+    filled, starts = 0, []
+    for piece in pieces:
+        kind, height = piece.metadata.slideshow["slide_type"], piece.metadata.pop("height")
+        if kind == "notes":
+            continue
+        if kind in ("slide", "subslide") or filled + height > ROOM:
+            piece.metadata.slideshow["slide_type"] = kind = kind if kind == "slide" else "subslide"
+            filled = 0
+            starts.append(piece)
+        filled += height
+    return starts
+
+
+def _pieces(cell, kind):
+    """A cell as smaller ones with their heights in pixels; the first has the cell's slide type, the whole text goes to the notes."""
+    if cell.cell_type == "code":
+        return _code_pieces(cell, kind)
+    plain = MINUTES.sub("", FOLDED.sub(r"\n\n\2", cell.source)).strip()
+    if kind == "notes":
+        return [_notes(plain)]
+    shown = [_markdown(text, height) for text, height in _face(FOLDED.sub("", cell.source))]
+    shown[0].metadata.slideshow["slide_type"] = kind
+    notes = [_notes(cell.metadata["notes"])] if "notes" in cell.metadata else []
+    return [shown[0], *notes, _notes(plain), *shown[1:]]
+
+
+def _cell(make, source, kind, height):
+    return make(source, metadata={"slideshow": {"slide_type": kind}, "height": height})
+
+
+def _markdown(text, height):
+    from nbformat.v4 import new_markdown_cell
+
+    return _cell(new_markdown_cell, text.replace("](../img/", "](img/"), "-", height)
+
+
+def _notes(text):
+    from nbformat.v4 import new_markdown_cell
+
+    return _cell(new_markdown_cell, re.sub(r"!\[(.*?)\]\(.*?\)", r"(Picture: \1)", text), "notes", 0)
+
+
+def _face(text):
+    """What of a text a slide shows: (Markdown, height) for its heading, first sentences, questions, lists, tables and pictures."""
+    said, heading = False, ""
+    for block in re.split(r"\n\s*\n", MINUTES.sub("", text).strip()):
+        if block.startswith("#"):
+            heading, _, block = block.partition("\n")
+            yield heading, 105 if heading.startswith("# ") else 75
+            block = block.strip()
+        if not block:
+            continue
+        if block.startswith("!["):
+            yield block, _picture_height(block) + 10
+        elif block.startswith("|"):
+            yield from _table(block.splitlines())
+        elif re.match(r"\d+\. .*\n +- ", block):  # questions of a quiz
+            for question in re.split(r"\n(?=\d+\. )", block):
+                yield question, sum(_lines(line, 92) for line in question.splitlines()) * 42 + 20
+        elif re.match(r"(- |\d+\. )", block):
+            yield block, sum(_lines(line, 88) * 41 + 4 for line in block.splitlines()) + 12
+        else:
+            asked = re.search(r"\*\*(?:Guess first|Write down your guess).*", block)
+            if heading.startswith("### Exercise"):
+                kept = block
+            else:
+                kept = "" if said else _first_sentences(block[: asked.start()] if asked else block, 30)
+                kept = f"{kept} {asked[0]}".strip() if asked else kept
+            said = True
+            if kept:
+                yield kept, _lines(kept, 92) * 41 + 12
+
+
+def _first_sentences(paragraph, words):
+    """The first sentence of a paragraph, and the next ones as long as they stay within so many words."""
+    sentences = re.split(r"(?<=[.!?:])\s+(?=[A-Z*`\[])", paragraph.replace("\n", " "))
+    kept = sentences[:1]
+    for sentence in sentences[1:]:
+        if len(" ".join([*kept, sentence]).split()) > words:
+            break
+        kept.append(sentence)
+    return " ".join(kept)
+
+
+def _table(lines):
+    """A table in pieces that fit on one slide, each with the head line."""
+    head, rows, part, filled = lines[:2], lines[2:], [], 40
+    for row in rows:
+        height = _lines(row, 115) * 32 + 9
+        if filled + height > ROOM - 120:
+            yield "\n".join([*head, *part]), filled
+            part, filled = [], 40
+        part.append(row)
+        filled += height
+    yield "\n".join([*head, *part]), filled
+
+
+def _lines(text, width):
+    shown = re.sub(r"\]\(.*?\)", "]", text)
+    return max(1, math.ceil(len(shown) / width))
+
+
+def _picture_height(block):
+    """The height of a picture on the slide: as wide as the slide, at most 400 pixels high."""
+    svg = (home() / "notebooks" / re.search(r"\]\((.*?)\)", block)[1]).read_text()
+    width, height = (float(number) for number in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    return min(400, height * 1.34, 1190 * height / width)
+
+
+def _code_pieces(cell, kind):
+    from nbformat.v4 import new_code_cell
+
+    lines = sum(_lines(line, 97) for line in cell.source.splitlines())
+    pieces = [_cell(new_code_cell, cell.source, kind, lines * 27 + 26)]
+    if cell.outputs and "remove-input" in cell.metadata.get("tags", []):
+        pieces = []
+    for output in cell.outputs:
+        text = output.get("text") or (
+            "" if len(output.get("data", {})) > 1 else output.get("data", {}).get("text/plain", "")
+        )
+        height = _png_height(output["data"]["image/png"]) if "image/png" in output.get("data", {}) else 0
+        if text:
+            shown = _shorten(text)
+            height = len(shown) * 24 + 16
+            output = output.copy()
+            output.update({"output_type": "stream", "name": "stdout", "text": "\n".join(shown)})
+            output.pop("data", None), output.pop("metadata", None), output.pop("execution_count", None)
+        elif "text/html" in output.get("data", {}):
+            height = 38 * output["data"]["text/html"].count("<tr") + 20
+        piece = _cell(new_code_cell, cell.source, "-" if pieces else kind, height)
+        piece.outputs, piece.metadata["transient"] = [output], {"remove_source": True}
+        pieces.append(piece)
+    return pieces
+
+
+def _png_height(encoded):
+    """The height of a plot on the slide: its own, at most 600 pixels and as wide as the slide."""
+    width, height = struct.unpack(">II", base64.b64decode(encoded)[16:24])
+    return min(600, height, 1190 * height / width) + 10
+
+
+def _shorten(text, lines=18, width=104):
+    """The first lines of a long output, wrapped as the slide will show them."""
+    wrapped = [
+        part
+        for line in text.rstrip().splitlines()
+        for part in textwrap.wrap(line, width, subsequent_indent="  ") or [""]
+    ]
+    return wrapped if len(wrapped) <= lines else [*wrapped[: lines - 1], f"... ({len(wrapped) - lines + 1} more lines)"]
+
+
+if __name__ == "__main__":
+    for path in make_slides(home() / "build" / "slides", sys.argv[1] if len(sys.argv) > 1 else "pocket"):
+        print(path)

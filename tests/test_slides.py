@@ -1,0 +1,185 @@
+"""Slides, and copies for a class, from the very notebooks: complete, offline, and nothing beyond the edge."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import zipfile
+
+import nbformat
+import pytest
+from conftest import NOTEBOOKS, ROOT
+
+from finetuning import classroom, slides
+from finetuning.workspace import LESSONS
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+MEASURE = """<script>
+window.addEventListener("load", () => setTimeout(() => {
+  const found = [];
+  for (const slide of Reveal.getSlides()) {
+    const {h, v} = Reveal.getIndices(slide);
+    Reveal.slide(h, v || 0);
+    const box = slide.getBoundingClientRect(), scale = Reveal.getScale();
+    const shown = [...slide.querySelectorAll("*")].filter((part) => !part.closest("aside"));
+    const edges = shown.map((part) => part.getBoundingClientRect()).filter((edge) => edge.width && edge.height);
+    const pixels = (part) => parseFloat(getComputedStyle(part).fontSize);
+    found.push({
+      text: slide.innerText.trim().slice(0, 80),
+      right: Math.max(...edges.map((edge) => (edge.right - box.left) / scale)),
+      bottom: Math.max(...edges.map((edge) => (edge.bottom - box.top) / scale)),
+      code: Math.min(99, ...shown.filter((part) => part.tagName == "PRE").map(pixels)),
+      pictures: shown.filter((part) => part.tagName == "IMG").map((part) => part.naturalWidth),
+    });
+  }
+  const out = document.createElement("pre");
+  out.id = "measured";
+  out.textContent = JSON.stringify(found);
+  document.body.append(out);
+}, 500));
+</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def decks(tmp_path_factory):
+    """The decks made from the sources alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNING_RUNS", str(tmp_path_factory.mktemp("none")))
+        return slides.make_slides(tmp_path_factory.mktemp("slides"), "pocket")
+
+
+def measured(deck):
+    """Every slide of a deck as headless Chromium lays it out at 1280 x 720."""
+    page = deck.with_name(f"measure-{deck.name}")
+    page.write_text(deck.read_text().replace("</body>", MEASURE))
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,807"]
+    command = [CHROMIUM, *options, "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    return json.loads(html.unescape(re.search(r'<pre id="measured">(.*?)</pre>', shown, re.DOTALL)[1]))
+
+
+def check_fit(paths):
+    for deck in paths:
+        found = measured(deck)
+        assert len(found) > 5, deck.stem
+        for slide in found:
+            assert slide["right"] <= 1281 and slide["bottom"] <= 720, (deck.stem, slide)
+            assert slide["code"] >= 18, (deck.stem, slide)
+            assert all(slide["pictures"]), (deck.stem, slide)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_cell_knows_its_place_on_the_slides(path):
+    cells = nbformat.read(path, as_version=4).cells
+    kinds = {cell.id: cell.metadata["slideshow"]["slide_type"] for cell in cells}
+    assert set(kinds.values()) <= {"slide", "subslide", "-", "notes", "skip"}
+    assert kinds[cells[0].id] == "slide" and kinds[f"{path.stem[:2]}-parameters"] == "skip"
+    for cell in cells:
+        if cell.source.startswith("## ") and not cell.id.endswith("-glossary"):
+            assert kinds[cell.id] == "slide" and (cell.metadata.get("notes") or cell.id.endswith("-close")), cell.id
+
+
+def test_the_decks_need_no_network(decks):
+    for deck in decks:
+        page = deck.read_text()
+        assert not re.search(r'<(script|img|link)[^>]+(src|href)="?(https?:)?//', page), deck.name
+        assert "import mermaid" not in page and "require(" not in page.split("<main>")[-1]
+        for target in re.findall(r'<(?:script|link)[^>]+(?:src|href)="([^"]+)"', page):
+            assert (deck.parent / target).is_file(), target
+    assert (
+        "MIT" not in decks[0].read_text()
+        and "Permission is hereby granted" in (decks[0].parent / "reveal/LICENSE").read_text()
+    )
+    for target in re.findall(r'href="([^"]+)"', (decks[0].parent / "index.html").read_text()):
+        assert (decks[0].parent / target).is_file()
+
+
+def test_notes_hold_the_whole_text_and_the_time(decks):
+    for deck, path in zip(decks, NOTEBOOKS, strict=True):
+        page = deck.read_text()
+        notes = html.unescape(
+            re.sub(r"<[^>]+>|\s+", " ", " ".join(re.findall(r'<aside class="notes">(.*?)</aside>', page, re.DOTALL)))
+        )
+        words = re.sub(r"\W+", "", notes)
+        for cell in nbformat.read(path, as_version=4).cells:
+            kind = cell.metadata["slideshow"]["slide_type"]
+            if cell.cell_type == "markdown" and kind != "skip":
+                marks = ("!", "|", "<", "```", "#")
+                told = slides.MINUTES.sub("", cell.source).splitlines()
+                last = ([line for line in told if line and not line.startswith(marks)] or [told[0]])[-1]
+                assert re.sub(r"\W+", "", re.sub(r"\]\(.*?\)|^(\d+\.|-) ", "", last)) in words, (cell.id, last)
+        stated = int(re.search(r"Reading time (\d+) minutes", nbformat.read(path, as_version=4).cells[0].source)[1])
+        timings = [int(seconds) for seconds in re.findall(r'<section[^>]* data-timing="(\d+)"', page)]
+        assert f"to {stated} of {stated}." in notes
+        assert abs(sum(timings) - 60 * stated) < len(timings) * 30 + 30
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (Debian: apt install chromium)")
+def test_no_slide_of_the_sources_overflows(decks):
+    check_fit(decks)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (Debian: apt install chromium)")
+def test_no_slide_of_a_run_overflows(pocket_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNING_RUNS", str(pocket_run[1].parent))
+    made = slides.make_slides(tmp_path, "pocket")
+    assert all("data:image/png" in deck.read_text() for deck in made[1:])
+    check_fit(made)
+
+
+# Copies for a class
+
+
+def test_learners_get_the_gaps_without_the_solutions(tmp_path, capsys):
+    classroom.make_copies(tmp_path, "pocket")
+    for lesson in LESSONS:
+        copy = nbformat.read(tmp_path / "learner" / "notebooks" / f"{lesson}.ipynb", as_version=4)
+        nbformat.validate(copy)
+        source = nbformat.read(ROOT / "notebooks" / f"{lesson}.ipynb", as_version=4)
+        text = "\n".join(cell.source for cell in copy.cells)
+        assert "<details" not in text and "</details>" not in text and "Solution" not in text
+        assert not any(cell.get("outputs") for cell in copy.cells)
+        gone = {cell.id for cell in source.cells} - {cell.id for cell in copy.cells}
+        assert gone == {cell.id for cell in source.cells if "-solution-" in cell.id}
+        for cell in copy.cells:
+            if "-gap-" in cell.id:
+                exec("\n".join(line for line in cell.source.splitlines() if not line.startswith("check.")))
+        for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+            assert (tmp_path / "learner" / "notebooks" / picture).resolve().is_file()
+
+
+def run_with_outputs(folder):
+    """A run whose copy of lesson 01 has one output per code cell, and one cell that has changed since."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{LESSONS[1]}.ipynb", as_version=4)
+    for i, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
+        cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text=f"shown by {cell.id}\n")], i + 1
+    changed = next(cell for cell in notebook.cells if cell.id == "01-balance")
+    changed.source += "\nprint('older')"
+    folder.mkdir(parents=True)
+    nbformat.write(notebook, folder / f"{LESSONS[1]}.ipynb")
+
+
+def test_instructors_get_solutions_outputs_and_notes(tmp_path, runs):
+    run_with_outputs(runs / "pocket" / "notebooks")
+    zips = classroom.make_copies(tmp_path / "build", "pocket")
+    copy = nbformat.read(tmp_path / "build" / "instructor" / "notebooks" / f"{LESSONS[1]}.ipynb", as_version=4)
+    nbformat.validate(copy)
+    cells = {cell.id: cell for cell in copy.cells}
+    assert "<details" not in "\n".join(cell.source for cell in copy.cells)
+    assert cells["01-solution-leaks"].source.startswith("**Solution**\n\n```python\n")
+    assert "> **For the instructor.** " in cells["01-duplicates"].source
+    assert cells["01-samples"].outputs[0]["text"] == "shown by 01-samples\n"
+    assert not cells["01-balance"].outputs  # its source has changed since that run
+    for path, audience in zip(zips, ("learner", "instructor"), strict=True):
+        place = tmp_path / "build"
+        files = {str(file.relative_to(place)) for file in (place / audience).rglob("*") if file.is_file()}
+        assert {name for name in zipfile.ZipFile(path).namelist() if not name.endswith("/")} == files
+
+
+def test_slides_show_the_outputs_of_a_run_and_shorten_long_ones(tmp_path, runs):
+    run_with_outputs(runs / "pocket" / "notebooks")
+    deck = slides.make_slides(tmp_path, "pocket")[1].read_text()
+    assert "shown by 01-samples" in deck and "shown by 01-balance" not in deck
+    assert len(slides._shorten("word " * 2000)) == 18 and slides._shorten("word " * 2000)[-1].endswith("more lines)")
