@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 BIN := $(VENV)/bin
 
-.PHONY: help setup run test quick lint latest lab figures readme clean
+.PHONY: help setup run test quick lint latest lab figures slides learner readme clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F': +' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -59,6 +59,12 @@ lab: setup  ## open JupyterLab on the lessons
 
 figures: setup  ## draw the figures in img/ anew (seconds)
 	@$(BIN)/python -m finetuning.figures
+
+slides: setup  ## the lessons as slides, in build/slides/, with the outputs of the last run (20 seconds; RUN=)
+	@$(BIN)/python -m finetuning.slides $(or $(RUN),$(PROFILE))
+
+learner: setup  ## copies for a class and a zip of each, in build/learner/ and build/instructor/ (10 seconds; RUN=)
+	@$(BIN)/python -m finetuning.classroom $(or $(RUN),$(PROFILE))
 
 readme: setup  ## fill README.md with the numbers of the last make run (10 seconds)
 	@$(BIN)/python -m finetuning.readme
