@@ -307,6 +307,8 @@ def main(arguments=None):
             meet_apart(f"training {i}")
             os._exit(run(training))
         _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            progress(f"rank {rank} of {training['name']} was killed by signal {os.WTERMSIG(status)}")
         if status:
             return 1
     return 0
