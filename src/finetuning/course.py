@@ -1,10 +1,12 @@
 """Run the lessons headless, one after the other: ``make run``, ``python -m finetuning run``."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import time
+from itertools import dropwhile
 from pathlib import Path
 
 from finetuning import CourseError
@@ -23,7 +25,13 @@ def run_course(profile="pocket", *, reviews="", base_model="", limit=0, seed=1, 
     """
     settings = choose(profile, reviews=reviews, base_model=base_model, limit=limit, seed=seed)
     name = name or profile
-    if Path(settings.reviews).exists():
+    sources = {lesson: home() / "notebooks" / f"{lesson}.ipynb" for lesson in lessons}
+    for source in sources.values():
+        if not source.exists():
+            raise CourseError(f"{source} is missing; run this from a clone of the course.")
+    # From the first lesson on that is not done, all are run: each builds on the ones before.
+    todo = list(dropwhile(lambda lesson: not fresh and _done(name, sources[lesson]), lessons))
+    if todo and Path(settings.reviews).exists():
         load_reviews(settings.reviews, limit=limit, seed=seed)  # a wrong file is better said now than after a lesson
     if fresh:
         shutil.rmtree(run_folder(name), ignore_errors=True)
@@ -37,18 +45,15 @@ def run_course(profile="pocket", *, reviews="", base_model="", limit=0, seed=1, 
         "run": name,
     }
     print(f"{len(lessons)} lessons, {caption(workspace.results())}; files go to {workspace.path}", flush=True)
-    stale = False
     for lesson in lessons:
-        source = home() / "notebooks" / f"{lesson}.ipynb"
-        if not source.exists():
-            raise CourseError(f"{source} is missing; run this from a clone of the course.")
-        if not stale and _done(workspace, lesson, source):
+        if lesson not in todo:
             print(f"{lesson}  done before (FRESH=1 starts over)", flush=True)
             continue
-        stale = True
-        seconds = _execute(workspace, lesson, source, parameters)
+        seconds = _execute(workspace, lesson, sources[lesson], parameters)
         workspace.add_seconds(seconds)
-    report = write_report(workspace)
+    report = workspace.path / "report.html"
+    if todo or not report.exists():
+        report = write_report(workspace)
     print(
         f"\n{results_table(workspace.results()).to_string(index=False)}\n\n{caption(workspace.results())}\nreport: {report}"
     )
@@ -59,14 +64,12 @@ def _digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _done(workspace, lesson, source):
+def _done(name, source):
     """Whether the run holds a whole execution of this very notebook."""
-    import nbformat
-
-    copy = workspace.notebooks / f"{lesson}.ipynb"
+    copy = run_folder(name) / "notebooks" / source.name
     try:
-        kept = nbformat.read(copy, as_version=4).metadata.get("finetuning", {})
-    except (OSError, ValueError):
+        kept = json.loads(copy.read_text(encoding="utf-8"))["metadata"].get("finetuning", {})
+    except (OSError, ValueError, KeyError):
         return False
     return kept.get("source") == _digest(source) and kept.get("done", False)
 
@@ -78,6 +81,7 @@ def _execute(workspace, lesson, source, parameters):
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    register_engine()
     copy = workspace.notebooks / f"{lesson}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # bars as widgets would clutter the executed copies
@@ -152,9 +156,6 @@ def register_engine():
             return super().execute_managed_notebook(nb_man, kernel_name, **options)
 
     papermill_engines.register("finetuning", Engine)
-
-
-register_engine()
 
 
 def write_report(workspace):
