@@ -1,5 +1,7 @@
 """The lessons' figures, all in one style: colour-blind safe (Okabe and Ito 2008), labelled axes, readable on a slide."""
 
+import re
+
 import numpy as np
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
@@ -229,4 +231,76 @@ def plot_family_memory(needed, names, cards=(16, 24, 40, 80)):
         ax.minorticks_off()
         ax.grid(visible=False)
     axes[0].set_ylabel("GB per GPU (1e9 bytes)")
+    return fig
+
+
+def plot_price(rows):
+    """Accuracy with its interval against training time and against parameters, both on logarithmic axes.
+
+    ``rows`` of ``results.json``. Methods that were not trained, or have no parameters, stand at "none"; the stages of
+    DeepSpeed share a sign, as they train the same model.
+    """
+    fig, axes = figure("What does accuracy cost?", width=13, height=5.2, columns=2)
+    group = {row["method"]: re.sub(r"^deepspeed_.*", "deepspeed, all stages", row["method"]) for row in rows}
+    signs = zip((*COLOURS, "black") * 2, ("o", "s", "D", "^", "v", "x", "P", "*") * 2, strict=False)
+    looks = dict(zip(dict.fromkeys(group.values()), signs, strict=False))
+    for ax, key, label in zip(axes, ("train_seconds", "parameters"), ("training, seconds", "parameters"), strict=True):
+        shown = [row for row in rows if key == "train_seconds" or row[key] is not None]
+        known = [row[key] for row in shown if row[key]] or [1]
+        none = min(known) / 8
+        for row in shown:
+            (colour, marker), x = looks[group[row["method"]]], row[key] or none
+            ax.plot([x, x], [row["accuracy_low"], row["accuracy_high"]], color=colour, linewidth=1.5, alpha=0.6)
+            ax.plot(x, row["accuracy"], marker, color=colour, markersize=10, markerfacecolor="none", markeredgewidth=2)
+        powers = range(int(np.ceil(np.log10(min(known)) - 0.3)), int(np.ceil(np.log10(max(known)))) + 1)
+        absent = {none: "none"} if any(not row[key] for row in shown) else {}
+        ticks = absent | {10.0**power: f"{10.0**power:,.10g}" for power in powers}
+        ax.set(xscale="log", xlabel=label, ylabel="accuracy on test, with 95 % interval", xlim=(none / 2, None))
+        ax.set_xticks(list(ticks), list(ticks.values()))
+        ax.minorticks_off()
+        ax.set_ylim(min(row["accuracy_low"] for row in rows) - 0.02, max(row["accuracy_high"] for row in rows) + 0.02)
+    points = {"linestyle": "", "markersize": 10, "markerfacecolor": "none", "markeredgewidth": 2}
+    handles = [axes[0].plot([], [], color=c, marker=m, label=name, **points)[0] for name, (c, m) in looks.items()]
+    fig.legend(handles=handles, loc="outside right center", fontsize=11)
+    return fig
+
+
+def plot_reliability(tables):
+    """Accuracy against confidence by bin. ``tables``: dict of name -> DataFrame, as ``compare.reliability`` gives it."""
+    fig, (left, right) = figure("Is the model as right as it is sure?", width=11, columns=2)
+    left.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", linewidth=2, label="as sure as right")
+    for i, (colour, (name, table)) in enumerate(zip(COLOURS, tables.items(), strict=False)):
+        left.plot(table["confidence"], table["accuracy"], marker="os^"[i % 3], color=colour, label=name)
+        edges = [*table["from"], table["to"].iloc[-1]]
+        right.hist(table["confidence"], edges, weights=table["reviews"], color=colour, histtype="step", linewidth=2)
+    left.set(xlabel="mean confidence in a bin", ylabel="share of right answers", xlim=(0.49, 1.01), ylim=(0, 1.05))
+    right.set(xlabel="confidence", ylabel="test reviews", xlim=(0.49, 1.01))
+    left.legend(fontsize=10)
+    return fig
+
+
+def plot_coverage(curves):
+    """Accuracy against the share of reviews that are answered. ``curves``: dict of name -> (coverage, accuracy)."""
+    fig, ax = figure("Accuracy when the model may abstain")
+    for colour, (name, (coverage, accuracy)) in zip(COLOURS, curves.items(), strict=False):
+        enough = coverage >= min(0.05, coverage.max())  # the first few reviews make a curve of chance
+        ax.plot(coverage[enough], accuracy[enough], color=colour, linewidth=2, label=name)
+    ax.set(xlabel="share of reviews answered, the surest first", ylabel="accuracy of the answers", xlim=(0, 1.02))
+    ax.legend()
+    return fig
+
+
+def plot_slices(table):
+    """Accuracy of two methods by slice with 95 % intervals. ``table``: as ``compare.slice_table`` gives it."""
+    methods = [name.removesuffix(" low") for name in table.columns if name.endswith(" low")]
+    fig, ax = figure("Where is each of them right?", width=9, height=1.4 + 0.4 * len(table))
+    for method, colour, marker, shift in zip(methods, (BLUE, ORANGE), "os", (-0.14, 0.14), strict=True):
+        at = np.arange(len(table)) + shift
+        ax.hlines(at, table[f"{method} low"], table[f"{method} high"], color=colour, linewidth=2, alpha=0.6)
+        ax.plot(table[method], at, marker, color=colour, label=method)
+    small = np.where(table["note"] == "", "", ", small")
+    names = [f"{name} ({n}{note})" for name, n, note in zip(table["slice"], table["reviews"], small, strict=True)]
+    ax.set(xlabel="accuracy", yticks=range(len(table)), yticklabels=names, ylim=(len(table) - 0.5, -0.5))
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return fig

@@ -190,12 +190,21 @@ class Workspace:
         return path
 
 
-def results_table(results):
-    """The results as a pandas DataFrame for reading: one line per method, measured values rounded, intervals in words."""
+def results_table(results, *, price_per_hour=None):
+    """The results as a pandas DataFrame for reading: one line per method, measured values rounded, intervals in words.
+
+    With the price of an hour of this machine also the memory at its peak and the cost of predicting 1,000 reviews.
+    """
     import pandas as pd
 
     lines = []
     for row in results["rows"]:
+        more = {}
+        if price_per_hour is not None:
+            peak, speed = row["peak_device_bytes"] or row["peak_rss_bytes"], row["predict_reviews_per_second"]
+            more["trained per second"] = _count(row["train_reviews_per_second"])
+            more["peak memory"] = "-" if peak is None else f"{peak / 2**20:,.0f} MiB"
+            more["cost per 1,000"] = "-" if speed is None else f"{price_per_hour / 3.6 / speed:.2g}"
         lines.append(
             {
                 "lesson": row["lesson"],
@@ -207,6 +216,7 @@ def results_table(results):
                 "training": "none" if row["train_seconds"] is None else f"{row['train_seconds']:.1f} s",
                 "predicts per second": _count(row["predict_reviews_per_second"]),
                 "parameters": _count(row["parameters"]),
+                **more,
             }
         )
     return pd.DataFrame(lines, index=[""] * len(lines))

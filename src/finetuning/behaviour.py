@@ -1,0 +1,117 @@
+"""Lesson 05: what a model does when its input is changed on purpose, and which words carried a decision."""
+
+import html
+import re
+
+import numpy as np
+
+from finetuning.compare import interval
+from finetuning.labels import LABEL_WORDS
+
+TOLERANCE = 0.1  # how far a probability may move against the change before it counts (Ribeiro et al. 2020, section 2)
+PIECES = 150  # parts in which a review is covered up; the words of a longer one are covered several at a time
+
+
+def with_typo(text, rng):
+    """The text with two neighbouring letters swapped inside one of its words of five letters or more; None where it has none.
+
+    First and last letter stay, so that a reader hardly stumbles. ``rng``: a numpy random generator.
+    """
+    places = [
+        place
+        for word in re.finditer(r"[A-Za-z]{5,}", text)
+        for place in range(word.start() + 1, word.end() - 2)
+        if text[place].lower() != text[place + 1].lower()
+    ]
+    if not places:
+        return None
+    place = int(rng.choice(places))
+    return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
+
+
+# An expectation: the scores of each pair's first and second text in, whether the pair fails out (bool per pair).
+
+
+def same_verdict(before, after):
+    """Invariance: a pair fails when the verdict changes."""
+    return before.argmax(axis=1) != after.argmax(axis=1)
+
+
+def not_less(label):
+    """Direction: a pair fails when ``label`` becomes less probable by more than TOLERANCE."""
+    return lambda before, after: after[:, label] < before[:, label] - TOLERANCE
+
+
+def turned(before, after):
+    """Negation: a pair fails unless the first text is called positive and the second negative."""
+    return (before.argmax(axis=1) != 1) | (after.argmax(axis=1) != 0)
+
+
+def failure_table(tests, models):
+    """How often each model fails each test, with Wilson's 95 % interval: a DataFrame, a line per test.
+
+    ``tests``: name -> (list of (before, after), expectation); ``models``: name -> function from texts to label scores
+    of shape (texts, 2). A test without pairs is left out.
+    """
+    import pandas as pd
+
+    tests = {name: test for name, test in tests.items() if test[0]}
+    texts = sorted({text for pairs, _ in tests.values() for pair in pairs for text in pair})
+    place = {text: row for row, text in enumerate(texts)}
+    table = {name: {"pairs": len(pairs)} for name, (pairs, _) in tests.items()}
+    for model, predict in models.items():
+        scores = np.asarray(predict(texts))
+        for name, (pairs, expectation) in tests.items():
+            before, after = (scores[[place[pair[side]] for pair in pairs]] for side in (0, 1))
+            failed = expectation(before, after)
+            low, high = interval(failed)
+            table[name][f"{model} fails"] = f"{failed.mean():.1%} ({low:.1%} to {high:.1%})"
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+class MarkedText:
+    """A text whose pieces carry a number each: drawn in colour in a notebook, in plain signs elsewhere.
+
+    ``weights``: how much the probability of the verdict falls without the piece; blue spoke for it, orange against it.
+    """
+
+    def __init__(self, pieces, weights, verdict):
+        self.pieces, self.weights, self.verdict = list(pieces), np.asarray(weights, dtype=float), verdict
+        self.top = max(np.abs(self.weights).max(), 1e-9)
+
+    def _repr_html_(self):
+        spans = []
+        for piece, weight in zip(self.pieces, self.weights, strict=True):
+            colour = "0,114,178" if weight > 0 else "213,94,0"
+            style = f"background:rgba({colour},{abs(weight) / self.top * 0.55:.2f});padding:1px 2px;border-radius:3px"
+            spans.append(f'<span style="{style}" title="{weight:+.3f}">{html.escape(piece)}</span>')
+        legend = (
+            f"Verdict: {html.escape(self.verdict)}. Blue words spoke for it, orange ones against it; "
+            f"the strongest moved it by {self.top:.2f}."
+        )
+        return f'<p style="max-width:48em;line-height:1.9">{" ".join(spans)}</p><p><small>{legend}</small></p>'
+
+    def __repr__(self):
+        """The text with its strongest pieces marked ``[+piece]`` (for the verdict) and ``[-piece]`` (against it)."""
+        marked = []
+        for piece, weight in zip(self.pieces, self.weights, strict=True):
+            strong = abs(weight) > 0.3 * self.top
+            marked.append(f"[{'+' if weight > 0 else '-'}{piece}]" if strong else piece)
+        return f"{' '.join(marked)}\n(verdict: {self.verdict}; [+for it] [-against it], strongest {self.top:.2f})"
+
+
+def occlusion(text, predict):
+    """Which words carried the verdict: a ``MarkedText`` of how much its probability falls when each word is left out.
+
+    The idea is Zeiler and Fergus' (2014, section 4.3) for pictures. ``predict`` maps texts to scores of shape (texts, 2). A
+    text of more than PIECES words is covered several neighbouring words at a time.
+    """
+    words = text.split()
+    step = -(-len(words) // PIECES)
+    starts = range(0, len(words), step)
+    without = [" ".join(words[:start] + words[start + step :]) for start in starts]
+    scores = np.asarray(predict([text, *without]))
+    label = int(scores[0].argmax())
+    weights = scores[0, label] - scores[1:, label]
+    pieces = [" ".join(words[start : start + step]) for start in starts]
+    return MarkedText(pieces, weights, f"{LABEL_WORDS[label]} with probability {scores[0, label]:.2f}")
