@@ -1,0 +1,371 @@
+"""What lies around the lessons: README, licence, CI, links, types, and the cell that sets the course up elsewhere."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import links
+import nbformat
+import pytest
+import yaml
+from conftest import NOTEBOOKS, ROOT
+
+import finetuning
+from finetuning import CourseError, first_cell, readme
+from finetuning.profiles import PROFILES
+from finetuning.workspace import LESSONS, fill_block, home
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+# the README
+
+
+def block(text, name):
+    """What stands between a block's marks; empty where a mark is missing."""
+    found = re.search(rf"<!-- {name}: begin \(make readme\) -->\n(.*?)\n<!-- {name}: end -->", text, re.DOTALL)
+    return found[1] if found else ""
+
+
+def table(text):
+    """The first Markdown table of a text: (columns, rows), each a tuple of cells."""
+    lines = [
+        tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in text.splitlines() if line[:1] == "|"
+    ]
+    return (lines[0], lines[2:]) if len(lines) > 2 else ((), [])
+
+
+def faults(text):
+    """What is wrong with the form of a README, whatever its numbers."""
+    found = [
+        f"block {name}"
+        for name in ("links", "start", "results", "memory", "lessons", "profiles")
+        if not block(text, name)
+    ]
+    wanted = {
+        "results": (readme.RESULT_COLUMNS, [method.replace("_", r"\_") for method in readme.METHODS], 1),
+        "lessons": (readme.LESSON_COLUMNS, [*(f"(notebooks/{lesson}.ipynb)" for lesson in LESSONS), "all"], 0),
+        "profiles": (readme.PROFILE_COLUMNS, [f"`{profile}`" for profile in PROFILES], 0),
+    }
+    for name, (columns, named, key) in wanted.items():
+        head, rows = table(block(text, name))
+        if head != columns:
+            found.append(f"columns of {name}")
+        if len(rows) != len(named) or not all(mark in row[key] for mark, row in zip(named, rows, strict=True)):
+            found.append(f"rows of {name}")
+    picture = re.search(r"!\[(.+?)\]\(img/zero_memory\.svg\)", block(text, "memory"))
+    if not picture or not all(f"stage {stage}" in picture[1] for stage in range(4)):
+        found.append("picture of memory")
+    return found
+
+
+def test_the_readme_is_filled_in_today_s_form():
+    assert faults(README) == [], "run make readme after a make run"
+    assert (ROOT / "img" / readme.PICTURE).read_text().lstrip().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fault"),
+    [
+        ("<!-- memory: end -->", "", "block memory"),
+        ("| F1 |", "| recall |", "columns of results"),
+        (r"| deepspeed\_zero3 |", "| deepspeed |", "rows of results"),
+        ("| `11b` |", "| `12b` |", "rows of profiles"),
+        ("(notebooks/04_scale_with_deepspeed.ipynb) |", "(notebooks/04.ipynb) |", "rows of lessons"),
+        ("| reading and exercises |", "|", "columns of lessons"),
+        ("(img/zero_memory.svg)", "(img/memory.png)", "picture of memory"),
+    ],
+)
+def test_a_stale_form_is_noticed(before, after, fault):
+    assert before in README
+    assert fault in faults(README.replace(before, after))
+
+
+def test_no_number_of_the_readme_is_typed():
+    text = re.sub(r"<!-- (\w+): begin .*?<!-- \1: end -->|^    .*?$", "", README, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\]\(\S+?\)|`[^`\n]*`", "", text)
+    versions = r"Python 3\.11, 3\.12 or 3\.13|CC BY 4\.0|CC0 1\.0|Apache-2\.0"
+    names = r"[Ll]essons? \d\d( to \d\d)?|0\d (another|and 0\d one each)|T5|fp\d\d|bf16|-100s|zero2_offload"
+    assert re.findall(r".*\d.*", re.sub(f"{versions}|{names}", "", text)) == []
+
+
+@pytest.fixture
+def measured(runs):
+    """A small run with every method of the course, left in the test's runs folder: its results."""
+    run = {"profile": "pocket", "model": "pocket T5", "dataset": "Pocket Reviews", "limit": 0, "seed": 1, "seconds": 0}
+    run |= {"started": "2030-01-02T03:04:05+0000", "hardware": {"gpu": None, "cores": 2, "processor": "a processor"}}
+    run |= {"versions": dict.fromkeys(("torch", "transformers", "deepspeed"), "9.9")}
+    rows = []
+    for i, method in enumerate(readme.METHODS):
+        row = {"lesson": "03", "method": method, "accuracy": 0.9 - i / 100, "accuracy_low": 0.9 - i / 100, "f1": 0.5}
+        row |= {"accuracy_high": 0.9 - i / 100, "n_test": 500, "train_seconds": 1.0, "predict_reviews_per_second": 2}
+        row |= {"parameters": 2**20, "world_size": 2, "stage": None, "bytes_per_rank": None}
+        row |= {"peak_rss_bytes": 3 * 2**29, "peak_device_bytes": None}
+        if "_zero" in method and method[-1].isdigit():
+            row |= {
+                "stage": int(method[-1]),
+                "bytes_per_rank": {"parameters": 2**22, "optimizer": 2**23 >> int(method[-1])},
+            }
+        rows.append(row)
+    folder = runs / "pocket"
+    (folder / "notebooks").mkdir(parents=True)
+    for i, lesson in enumerate(LESSONS):
+        notebook = nbformat.v4.new_notebook(metadata={"finetuning": {"done": True, "seconds": 10.0 * i}})
+        nbformat.write(notebook, folder / "notebooks" / f"{lesson}.ipynb")
+    results = {"schema": 1, "run": run, "rows": rows}
+    (folder / "results.json").write_text(json.dumps(results))
+    return results
+
+
+def test_the_readme_says_what_the_run_measured(measured, tmp_path):
+    filled = readme.blocks(measured)
+    line = next(line for line in filled["results"].splitlines() if r"| zero\_shot |" in line)
+    assert "| 0.880 | 0.880 to 0.880 |" in line and "| 1,048,576 |" in line
+    # the trainer loses to the bag of words in this run, and the text says so
+    assert "tfidf (0.890) is better than trainer (0.870)" in filled["results"]
+    assert "stage 0 12.0 MiB, stage 1 8.0 MiB, stage 2 6.0 MiB, stage 3 5.0 MiB" in filled["memory"]
+    assert "fp32, 2 ranks" in filled["memory"]
+    assert "| 50 s |" in filled["lessons"].splitlines()[-2] and "| 2 minutes |" in filled["lessons"].splitlines()[-1]
+    assert "| 2 minutes (2 cores of a processor) | 1.5 GiB per process |" in filled["profiles"]
+    assert filled["profiles"].splitlines()[3].endswith("| not measured here | not measured here |")
+    text = README
+    for name, content in filled.items():
+        text = fill_block(text, name, content, readme.COMMAND)
+    assert faults(text) == []
+    readme.draw_memory(measured, tmp_path / "a.svg")
+    readme.draw_memory(measured, tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_text() == (tmp_path / "b.svg").read_text()
+
+
+def test_what_a_run_did_not_measure_is_said_not_guessed(measured, runs):
+    measured["rows"] = [row for row in measured["rows"] if row["method"] not in ("trainer", "deepspeed_zero3")]
+    (runs / "pocket" / "notebooks" / f"{LESSONS[2]}.ipynb").unlink()
+    filled = readme.blocks(measured)
+    assert "| - | trainer | not measured here | - |" in filled["results"] and "By this run" not in filled["results"]
+    assert filled["memory"] == "Memory per rank: not measured here."
+    assert "not measured here" in filled["lessons"].splitlines()[-1]
+    assert filled["profiles"].count("not measured here") == 2 * len(PROFILES)
+
+
+def test_without_a_run_or_a_mark_a_sentence_says_so():
+    with pytest.raises(SystemExit, match="run make run first"):
+        readme.main()
+    with pytest.raises(CourseError, match="lost the marks"):
+        fill_block("<!-- a: begin (b) -->", "a", "content", "b")
+
+
+@pytest.mark.slow
+def test_the_readme_names_the_methods_that_the_course_measures(pocket_run):
+    results = json.loads((pocket_run[1] / "results.json").read_text())
+    assert {row["method"] for row in results["rows"]} == set(readme.METHODS)
+
+
+# setting up elsewhere
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A machine without the course: an empty virtual environment, and a repository to clone from: (python, origin, variables)."""
+    place = tmp_path_factory.mktemp("elsewhere")
+    venv.create(place / "venv", with_pip=True)
+    origin = place / "origin"
+    shutil.copytree(ROOT / "src", origin / "src", ignore=shutil.ignore_patterns("assets", "*.egg-info", "__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, origin)
+    (origin / "notebooks").mkdir()
+    shutil.copy(NOTEBOOKS[0], origin / "notebooks")
+    (origin / "requirements.txt").write_text("-e .\n")  # the libraries would need the network
+    git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "course"]):
+        subprocess.run([*git, *words], check=True)
+    tools = place / "tools"  # what pip builds with, which it would otherwise fetch
+    tools.mkdir()
+    import setuptools
+
+    source = Path(setuptools.__file__).parent
+    for name in ("setuptools", "_distutils_hack"):
+        (tools / name).symlink_to(source.with_name(name))
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
+    variables |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PYTHONPATH": str(tools), "GIT_CONFIG_COUNT": "1"}
+    variables |= {"GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf", "GIT_CONFIG_VALUE_0": first_cell.repository()}
+    variables |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    return place / "venv" / "bin" / "python", origin, variables
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["an empty folder", "a clone"])
+def test_the_first_cell_sets_the_course_up_where_it_is_missing(elsewhere, tmp_path, where):
+    python, origin, variables = elsewhere
+    cell = nbformat.read(NOTEBOOKS[1], as_version=4).cells[1].source
+    clone = origin if where == "a clone" else tmp_path / "course"
+    folder = origin / "notebooks" if where == "a clone" else tmp_path
+
+    def run(code):
+        return subprocess.run([python, "-c", code], cwd=folder, env=variables, capture_output=True, text=True)
+
+    try:
+        first = run(cell)
+        assert first.returncode == 1 and "Restart the kernel" in first.stderr and "rror" not in first.stderr, (
+            first.stderr
+        )
+        again = run(cell)  # in the restarted kernel
+        assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+        found = run("import finetuning; print(finetuning.__file__)")
+        assert Path(found.stdout.strip()).is_relative_to(clone / "src"), found.stderr
+        assert (clone / "src" / "finetuning").is_dir() and (
+            where == "an empty folder" or not (folder / "course").exists()
+        )
+    finally:
+        subprocess.run([python, "-m", "pip", "uninstall", "-qy", "finetuning"], env=variables, check=True)
+
+
+def test_a_notebook_away_from_the_clone_finds_it(tmp_path, monkeypatch):
+    """On Colab a notebook runs in a folder of its own; its runs belong into the clone that the first cell made."""
+    monkeypatch.chdir(tmp_path)
+    assert home() == ROOT
+
+
+def test_the_first_cell_does_nothing_where_the_course_is_installed(tmp_path):
+    cell = nbformat.read(NOTEBOOKS[1], as_version=4).cells[1].source
+    done = subprocess.run([sys.executable, "-c", cell], cwd=tmp_path, capture_output=True, text=True, env={"PATH": ""})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_address_of_the_repository_has_one_source(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    text = (ROOT / "pyproject.toml").read_text().replace(first_cell.repository(), "https://github.com/somebody/fork")
+    (tmp_path / "pyproject.toml").write_text(text)
+    for path in NOTEBOOKS:
+        shutil.copy(path, tmp_path / "notebooks")
+    monkeypatch.chdir(tmp_path)
+    first_cell.put_first_cells()
+    for path in NOTEBOOKS:
+        before, after = (nbformat.read(folder / "notebooks" / path.name, as_version=4) for folder in (ROOT, tmp_path))
+        assert [cell.id for cell in after.cells] == [cell.id for cell in before.cells]
+        assert "https://github.com/somebody/fork" in after.cells[1].source
+        assert after.cells[2:] == before.cells[2:]
+    assert "codespaces.new/somebody/fork" in readme._links() and "github/somebody/fork/blob" in readme._colab("x")
+
+
+# what CI, editors and readers get
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_call_make_and_nothing_else(path):
+    workflow = yaml.safe_load(path.read_text())
+    writes = {right for right, level in workflow["permissions"].items() if level != "read"}
+    assert writes == ({"issues"} if path.stem == "latest" else set())
+    for job in workflow["jobs"].values():
+        assert job["runs-on"].startswith("ubuntu") and job["timeout-minutes"]
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"])
+            elif step.get("if") == "failure()":
+                assert "gh issue create" in step["run"]
+            else:
+                targets = re.fullmatch(r"make (\w+)", step["run"])
+                assert targets and f"\n{targets[1]}:" in (ROOT / "Makefile").read_text()
+    assert path.read_text().count("#") >= 5  # the reasons
+
+
+def test_ci_runs_lint_and_tests_on_two_supported_pythons():
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make lint", "make test"]
+
+
+def test_a_failure_that_stays_makes_one_issue(tmp_path):
+    """The script of latest.yml, with a stand-in for gh that knows one issue by its title."""
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "latest.yml").read_text())["jobs"]["latest"]["steps"]
+    step = next(step for step in steps if step.get("if") == "failure()")
+    gh = tmp_path / "gh"
+    gh.write_text(
+        f'#!/bin/sh\n[ "$2" = list ] && [ -f {tmp_path}/open ] && echo 7\necho "$1 $2 $3" >> {tmp_path}/said\n'
+    )
+    gh.chmod(0o755)
+    for state in ("closed", "open"):
+        if state == "open":
+            (tmp_path / "open").touch()
+        variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TITLE": step["env"]["TITLE"], "BODY": "b"}
+        subprocess.run(["bash", "-e", "-c", step["run"]], env=variables, check=True)
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said == ["issue list --state", "issue create --title", "issue list --state", "issue comment 7"]
+
+
+def test_commit_hook_and_container_use_the_same_commands():
+    hooks = [
+        hook
+        for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+        for hook in repo["hooks"]
+    ]
+    assert [(hook["entry"], hook["language"]) for hook in hooks] == [("make lint", "system")]
+    text = re.sub(r"^\s*//.*$", "", (ROOT / ".devcontainer" / "devcontainer.json").read_text(), flags=re.MULTILINE)
+    container = json.loads(text)
+    assert container["updateContentCommand"] == "make setup"
+    assert all((ROOT / name).is_file() for name in container["customizations"]["codespaces"]["openFiles"])
+
+
+def test_latest_strips_every_pin(tmp_path):
+    shown = subprocess.run(["make", "-n", "latest", "MAKE=echo"], cwd=ROOT, capture_output=True, text=True).stdout
+    sed = re.search(r"sed '(.*?)'", shown)[1]
+    done = subprocess.run(["sed", sed, "requirements.txt"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "==" not in done.stdout and "\n-e .\n" in done.stdout and "\ntransformers\n" in done.stdout
+    assert "VENV=build/latest REQUIREMENTS=build/requirements.txt" in shown
+
+
+def test_licence_and_citation():
+    assert (ROOT / "LICENSE").read_text().split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "version", "license"} <= set(citation)
+    assert citation["cff-version"] == "1.2.0" and citation["license"] == "Apache-2.0"
+    assert citation["authors"] == [{"name": "The fine-tuning course contributors"}]  # an entity, no person
+    assert citation["version"] == finetuning.__version__
+    assert citation["title"] == README.splitlines()[0].strip("# ")
+
+
+def test_links_inside_the_repository_lead_somewhere(tmp_path):
+    assert links.broken(ROOT) == []
+    (tmp_path / "a.md").write_text("# One thing\n\n[a](b.md) [b](#one-thing) [c](#two) [d](https://x.y/z) `[e](f)`\n")
+    assert [target for _, target in links.broken(tmp_path)] == ["b.md", "#two"]
+
+
+def test_public_functions_have_types():
+    bare = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        for node in (node for owner in (tree, *classes) for node in owner.body if isinstance(node, ast.FunctionDef)):
+            if node.name.startswith("_") and node.name != "__init__":
+                continue
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+            untyped = [one.arg for one in given if one and not one.annotation and one.arg not in ("self", "cls")]
+            if untyped or (node.returns is None and node.name != "__init__"):
+                bare.append(f"{path.name}:{node.lineno} {node.name} {' '.join(untyped)}")
+    assert bare == []
+
+
+def test_a_finished_run_is_shown_without_loading_what_trains(measured, runs):
+    """So that a second ``make run`` answers at once."""
+    (runs / "pocket" / "report.html").write_text("report")
+    for path in NOTEBOOKS:
+        copy = nbformat.read(path, as_version=4)
+        from finetuning.course import _digest
+
+        copy.metadata["finetuning"] = {"source": _digest(path), "done": True, "seconds": 1.0}
+        nbformat.write(copy, runs / "pocket" / "notebooks" / path.name)
+    code = (
+        "import sys; from finetuning.__main__ import main; main(['run']); "
+        "print(*{'torch', 'datasets', 'papermill', 'nbconvert', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.stdout.count("done before") == len(LESSONS) and lines[-1] == "", done.stdout + done.stderr
+    assert any(" tfidf " in line and "0.890" in line for line in lines)
