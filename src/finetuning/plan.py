@@ -45,8 +45,11 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MI
 
 @dataclass(frozen=True)
 class Row:
-    """One way to train. ``bytes`` per GPU by component, at ``micro_batch`` reviews, the largest power of two that fits (0: none
-    does, and ``bytes`` is for one review); ``host_bytes``: main memory per node that offload takes, by DeepSpeed's estimate."""
+    """One way to train.
+
+    ``bytes`` per GPU by component, at ``micro_batch`` reviews, the largest power of two that fits (0: none does, and ``bytes``
+    is for one review); ``host_bytes``: main memory per node that offload takes, by DeepSpeed's estimate.
+    """
 
     way: str
     stage: int

@@ -83,7 +83,7 @@ def _from_hub_or_folder(kind, settings, **options):
 
 
 def bf16_is_fast():
-    """Whether this machine multiplies bfloat16 matrices faster than fp32 ones. (fp16 is no option: T5 overflows in it.)"""
+    """Whether this machine multiplies bfloat16 matrices faster than fp32 ones; fp16 is no option, T5 overflows in it."""
     import torch
 
     if torch.cuda.is_available():

@@ -170,8 +170,10 @@ class Workspace:
         raise CourseError(f"This run has no result for {method!r} yet; run the lesson that measures it first.")
 
     def keep_scores(self, method, **scores):
-        """Keep a method's label scores for later lessons; ``scores``: split -> array of shape (reviews, 2), as ``score_labels``
-        gives them, in the order of the prepared split."""
+        """Keep a method's label scores for later lessons.
+
+        ``scores``: split -> array of shape (reviews, 2), as ``score_labels`` gives them, in the order of the prepared split.
+        """
         kept = {split: np.asarray(values).round(6).tolist() for split, values in scores.items()}
         write_atomically(self.scores_folder / f"{method}.json", json.dumps(kept))
 
