@@ -15,6 +15,7 @@ SERVED = {
     "01": [["leaks"], ["star_words"], ["length_limit"], ["padding_waste"]],
     "02": [["majority"], ["decisive_word"], ["choose_prompt"], ["interval"]],
     "03": [["mask_padding"], ["positive_probability"], ["pick_training"], ["pick_training"], ["bought"]],
+    "04": [["zero_bytes"], ["zero_bytes", "reshard"], ["accumulated_loss", "reshard"], ["lowest_stage"]],
 }
 
 # exercise -> answers that are wrong in the usual ways, and what the check says to each
@@ -404,7 +405,10 @@ def test_minutes_are_stated_for_every_section_and_add_up(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_stated_minutes_are_what_a_calm_reader_needs(path):
-    """200 words a minute, 20 lines of code, 10 seconds for what a cell shows; exercises and quiz as stated."""
+    """200 words a minute, 20 lines of code, 5 seconds for what a cell shows, tables at twice the pace.
+
+    Exercises and quiz take the minutes they state.
+    """
     words = lines = shown = given = 0
     for cell in cells(path):
         if "-exercise-" in cell.id or cell.id.endswith("-quiz"):
@@ -413,10 +417,12 @@ def test_the_stated_minutes_are_what_a_calm_reader_needs(path):
             lines += len(cell.source.splitlines())
             shown += 1
         elif cell.cell_type == "markdown" and not re.search("-solution-", cell.id):
-            words += len(cell.source.split())
-    needed = words / 200 + lines / 20 + shown / 6 + given
+            text = re.sub(r"!\[.*?\]\(.*?\)|\]\(.*?\)", "", cell.source)
+            table = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+            words += len(re.findall(r"[\w'`-]+", text)) - len(re.findall(r"[\w'`-]+", table)) / 2
+    needed = words / 200 + lines / 20 + shown / 12 + given
     stated, _ = minutes_of(path)
-    assert 0.75 * stated <= needed <= 1.15 * stated, f"{words} words, {lines} lines, {given} minutes: {needed:.0f}"
+    assert 0.6 * stated <= needed <= 1.1 * stated, f"{words} words, {lines} lines, {given} minutes: {needed:.0f}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -14,7 +14,7 @@ EXERCISES = {
     "01": (leaks, star_words, length_limit, padding_waste),
     "02": (majority, interval, decisive_word, choose_prompt),
     "03": (mask_padding, positive_probability, pick_training, bought),
-    "04": (zero_bytes, reshard, accumulated_loss, lowest_stage),
+    "04": (accumulated_loss, zero_bytes, reshard, lowest_stage),
     "05": (mcnemar, negation_slice, with_temperature, calibration_error),
 }
 

@@ -5,6 +5,8 @@ import functools
 import math
 import tomllib
 from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from finetuning import CourseError
 from finetuning.profiles import ASSETS
@@ -17,7 +19,7 @@ class Mistake(Exception):
     """What is wrong with an answer, as a sentence for its writer."""
 
 
-def exercise(*hints):
+def exercise(*hints: str) -> Callable:
     """Turn a function that looks for mistakes into the check of an exercise.
 
     The function gets the answer, raises ``Mistake`` or returns what to say about a right one. The check prints; it never
@@ -53,7 +55,7 @@ def exercise(*hints):
     return decorate
 
 
-def is_gap(answer):
+def is_gap(answer: Any) -> bool:
     """Whether nothing has been filled in: None, the dots, a function without a body, or a container that still holds dots."""
     if answer is None or answer is ...:
         return True
@@ -63,7 +65,7 @@ def is_gap(answer):
     return code is not None and code.co_code == (lambda: None).__code__.co_code and not any(code.co_consts)
 
 
-def result(function, *arguments, may_be_none=False):
+def result(function: Any, *arguments: Any, may_be_none: bool = False) -> Any:
     """What the reader's function returns for a case, as plain values. Raises Mistake where it fails or returns nothing."""
     if not callable(function):
         raise Mistake("hand over the function itself, without brackets behind its name.")
@@ -78,7 +80,7 @@ def result(function, *arguments, may_be_none=False):
     return plain(value)
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """Tensors, arrays and tuples as lists and numbers, at any depth."""
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -87,14 +89,14 @@ def plain(value):
     return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def number(value):
+def number(value: Any) -> float:
     """``value`` as a float; Mistake when it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Mistake(f"asked is a number, and your function returned {value!r}.")
     return float(value)
 
 
-def near(value, wanted, tolerance=1e-6):
+def near(value: Any, wanted: Any, tolerance: float = 1e-6) -> bool:
     """Whether two numbers, or two lists of numbers, agree up to rounding."""
     if isinstance(wanted, (list, tuple)):
         same = isinstance(value, list) and len(value) == len(wanted)
@@ -104,14 +106,14 @@ def near(value, wanted, tolerance=1e-6):
     return math.isclose(value, wanted, rel_tol=tolerance, abs_tol=tolerance)
 
 
-def name_mistake(value, named, tolerance=1e-4):
+def name_mistake(value: Any, named: Iterable[tuple[Any, str]], tolerance: float = 1e-4) -> None:
     """Raise the Mistake whose tell-tale value this is. ``named``: pairs of a value and a sentence."""
     for tell_tale, sentence in named:
         if near(value, tell_tale, tolerance):
             raise Mistake(sentence)
 
 
-def compare(guess, outcome, form="{}"):
+def compare(guess: Any, outcome: Any, form: str = "{}") -> None:
     """Show a guess beside the outcome; ``form`` writes both, as in ``"{:.1%} of the reviews"``. Without a guess, the outcome alone.
 
     Used after the prediction prompts of lessons 01 to 05. A guess that cannot be compared is answered, never an error.
@@ -136,7 +138,7 @@ def _distance(guess, outcome):
     return f"You guessed too {'high' if guess > outcome else 'low'}: what did you not think of?"
 
 
-def questions(lesson):
+def questions(lesson: str) -> list[dict]:
     """The quiz of a lesson: a list of dicts with ``ask``, ``right`` (a letter) and ``a``, ``b`` … -> [choice, why or why not].
 
     Raises CourseError for a lesson without a quiz.
@@ -148,12 +150,12 @@ def questions(lesson):
     return tomllib.loads(path.read_text(encoding="utf-8"))["question"]
 
 
-def letters(question):
+def letters(question: dict) -> list[str]:
     """The letters of a question's choices."""
     return [key for key in question if len(key) == 1]
 
 
-def quiz_markdown(lesson):
+def quiz_markdown(lesson: str) -> str:
     """A quiz as the lesson shows it: the questions with their choices, and below them, folded, a word on every choice."""
     asked, explained = [], []
     for i, question in enumerate(questions(lesson), 1):
@@ -167,7 +169,7 @@ def quiz_markdown(lesson):
     return "\n".join(asked) + "\n\n" + folded
 
 
-def quiz(lesson, answers=""):
+def quiz(lesson: str, answers: str = "") -> None:
     """Answer a quiz: one letter per question, as in ``"b c a"``. Prints what each chosen letter gets right or wrong.
 
     Where the answer is right, the other choices are explained too.

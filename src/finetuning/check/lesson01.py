@@ -1,6 +1,7 @@
 """Lesson 01: stars become words, leaks, a length limit, padding."""
 
 import math
+from typing import Any
 
 from finetuning.check.feedback import Mistake, exercise, name_mistake, near, number, result
 from finetuning.labels import LABEL_WORDS
@@ -11,7 +12,7 @@ from finetuning.labels import LABEL_WORDS
     "Up to 4 stars the word is 'negative', from 7 stars on it is 'positive'.",
     "One line can do it: a list of `'positive' if … else 'negative' if … else None` for each of the stars.",
 )
-def star_words(answer):
+def star_words(answer: Any) -> str:
     """``answer(stars)``: the label word of each number of stars, None for what lies in the middle."""
     words = dict(zip([1, 9, 5, 10, 3, 6], result(answer, [1, 9, 5, 10, 3, 6]), strict=False))
     if len(words) != 6:
@@ -36,7 +37,7 @@ def star_words(answer):
     "Put the fingerprints of all test reviews into a set, then go through the training reviews.",
     "Count the training reviews, not the different texts: `sum(… in held for text in train)`.",
 )
-def leaks(answer):
+def leaks(answer: Any) -> str:
     """``answer(train, test)``: how many training reviews also stand in test."""
     copies = number(result(answer, ["A joy.", "a JOY!", "Dull.", "A fine film"], ["A joy", "Great"]))
     if copies == 0:
@@ -59,7 +60,7 @@ def leaks(answer):
     "Only the lengths that occur need trying, from the shortest up.",
     "For each limit in `sorted(set(lengths))` compute the share of reviews above it; return the first that is low enough.",
 )
-def length_limit(answer):
+def length_limit(answer: Any) -> str:
     """``answer(lengths, share)``: the smallest limit that cuts no more than this share of the reviews."""
     lengths = list(range(100, 0, -10))
     limit = number(result(answer, lengths, 0.25))
@@ -85,7 +86,7 @@ def length_limit(answer):
     "A batch computes (its number of reviews) times (its longest review) tokens.",
     "waste = 1 - real / computed, where computed is summed over the batches and real over the reviews.",
 )
-def padding_waste(answer):
+def padding_waste(answer: Any) -> str:
     """``answer(lengths, batch_size)``: the share of the computed tokens that is padding, batches taken in order."""
     waste = number(result(answer, [2, 4, 6, 6, 10], 2))
     named = (

@@ -1,5 +1,7 @@
 """Lesson 02: the floor, a bag of words, the choice of a prompt, an interval."""
 
+from typing import Any
+
 from finetuning.check.feedback import Mistake, exercise, name_mistake, near, number, result
 
 
@@ -8,7 +10,7 @@ from finetuning.check.feedback import Mistake, exercise, name_mistake, near, num
     "The test labels may only be used to mark the answer, not to choose it.",
     "most = 1 if the mean of the training labels is above a half, else 0; then the share of test labels equal to it.",
 )
-def majority(answer):
+def majority(answer: Any) -> str:
     """``answer(train_labels, test_labels)``: the accuracy on test of always answering what is most frequent in train."""
     accuracy = number(result(answer, [1, 1, 1, 0], [0, 0, 0, 0, 1]))
     named = (
@@ -33,7 +35,7 @@ def majority(answer):
     "Words without a weight pull nothing: `weights.get(word, 0)`.",
     "Compare the sizes of the pulls, whatever their sign: `max(words, key=lambda word: abs(…))`.",
 )
-def decisive_word(answer):
+def decisive_word(answer: Any) -> str:
     """``answer(text, weights)``: the word of a text that moves a bag-of-words verdict most."""
     weights = {"good": 1.5, "awful": -3.0, "slow": -2.0, "fine": 1.0, "superb": 4.0}
     word = result(answer, "slow slow good awful", weights)
@@ -58,7 +60,7 @@ def decisive_word(answer):
     "The prompt is the key with the largest value in validation: `max(validation, key=validation.get)`.",
     "Return that prompt and its accuracy on test.",
 )
-def choose_prompt(answer):
+def choose_prompt(answer: Any) -> str:
     """``answer(validation, test)``: the prompt to use and the accuracy to report. Both arguments: dict of prompt -> accuracy."""
     chosen = result(answer, {"a": 0.70, "b": 0.74, "c": 0.72}, {"a": 0.75, "b": 0.71, "c": 0.73})
     if not isinstance(chosen, list) or len(chosen) != 2:
@@ -82,7 +84,7 @@ def choose_prompt(answer):
     "The standard error of a share is the square root of p (1 - p) / n.",
     "low and high are p minus and plus 1.96 standard errors.",
 )
-def interval(answer):
+def interval(answer: Any) -> str:
     """``answer(right, n)``: the 95 % interval (low, high) of an accuracy, by the normal approximation."""
     given = result(answer, 80, 100)
     if not isinstance(given, list) or len(given) != 2:

@@ -1,6 +1,7 @@
 """Lesson 03: the mask of the labels, one decoder step, which training to go on with, what each ingredient gave."""
 
 import math
+from typing import Any
 
 from finetuning.check.feedback import Mistake, exercise, near, number, result
 
@@ -10,7 +11,7 @@ from finetuning.check.feedback import Mistake, exercise, near, number, result
     "Every entry that equals `pad_id` becomes -100; everything else stays.",
     "For each row: `[-100 if token == pad_id else token for token in row]`.",
 )
-def mask_padding(answer):
+def mask_padding(answer: Any) -> str:
     """``answer(labels, pad_id)``: rows of label ids in which the padding is left out of the loss."""
     masked = result(answer, [[7, 1, 0, 0], [8, 9, 1, 0]], 0)
     if masked == [[7, 1, 0, 0], [8, 9, 1, 0]]:
@@ -37,7 +38,7 @@ def mask_padding(answer):
     "Softmax over these two: exp of each, divided by the sum of both.",
     "`words` is in the order of the labels, so the probability of positive is the second column.",
 )
-def positive_probability(answer):
+def positive_probability(answer: Any) -> str:
     """``answer(logits, words)``: the probability of the positive word among the two; logits of shape (reviews, vocabulary)."""
     import numpy as np
 
@@ -73,7 +74,7 @@ def positive_probability(answer):
     "rate and ship: the whole checkpoint with the highest `accuracy` of all trainings. resume: the last whole one of that training.",
     "Collect (accuracy, rate, epoch) of every whole checkpoint and take the max; then the largest whole epoch at that rate.",
 )
-def pick_training(answer):
+def pick_training(answer: Any) -> str:
     """``answer(trainings)``: (rate, epoch to ship, epoch to resume from). ``trainings``: rate -> list of checkpoints."""
     keys = ("epoch", "loss", "accuracy", "whole")
     rows = {
@@ -115,7 +116,7 @@ def pick_training(answer):
     "Pre-training: the same training with and without it, `trainer` and `from_scratch`. Fine-tuning: `trainer` and `zero_shot`.",
     "Return both differences times 100.",
 )
-def bought(answer):
+def bought(answer: Any) -> str:
     """``answer(accuracy)``: points of accuracy that pre-training gave, and that fine-tuning gave. ``accuracy``: method -> value."""
     given = result(answer, {"majority": 0.5, "tfidf": 0.75, "zero_shot": 0.7, "trainer": 0.9, "from_scratch": 0.6})
     if not isinstance(given, list) or len(given) != 2:

@@ -1,5 +1,7 @@
 """Lesson 04: bytes per rank, shards cut anew, the loss of a cut batch, the lowest stage that fits."""
 
+from typing import Any
+
 from finetuning.check.feedback import Mistake, exercise, name_mistake, near, number, result
 
 
@@ -8,7 +10,7 @@ from finetuning.check.feedback import Mistake, exercise, name_mistake, near, num
     "Stage 1 divides master and moments by the ranks, stage 2 the gradients too, stage 3 the weights too.",
     "Each part is its bytes, divided by `ranks` when `stage` has reached the part's own stage: 1, 1, 2 or 3.",
 )
-def zero_bytes(answer):
+def zero_bytes(answer: Any) -> str:
     """``answer(parameters, stage, ranks)``: bytes per rank of a bf16 training with Adam and an fp32 master copy."""
     from finetuning.zero import expected_bytes
 
@@ -43,7 +45,7 @@ def zero_bytes(answer):
     "Each new shard holds length / ranks values, rounded up; fill the last ones up with zeros.",
     "size = -(-length // ranks); pad the list with zeros to size * ranks; cut it every `size` values.",
 )
-def reshard(answer):
+def reshard(answer: Any) -> str:
     """``answer(shards, length, ranks)``: the flat buffer of ``length`` values cut anew into equal shards, padded with zeros."""
     given = result(answer, [[1, 2, 3, 4], [5, 6, 7, 0]], 7, 3)
     if given == [[1, 2, 3], [4, 5, 6], [7]]:
@@ -74,7 +76,7 @@ def reshard(answer):
     "Add all losses up, whatever micro-batch they are in, and divide once.",
     "Divide by the number of label tokens of the whole batch: `sum(len(losses) for losses in micro_batches)`.",
 )
-def accumulated_loss(answer):
+def accumulated_loss(answer: Any) -> str:
     """``answer(micro_batches)``: the loss of a whole batch from the losses of the label tokens of each micro-batch."""
     loss = number(result(answer, [[1.0, 1.0, 1.0, 1.0], [4.0]]))
     named = (
@@ -100,7 +102,7 @@ def accumulated_loss(answer):
     "A stage fits when its bytes per rank are no more than `memory`; use your own `zero_bytes` or the course's `expected_bytes`.",
     "`for stage in range(4): if sum(expected_bytes(parameters, stage, ranks, bf16=True).values()) <= memory: return stage`, and None after the loop.",
 )
-def lowest_stage(answer):
+def lowest_stage(answer: Any) -> str:
     """``answer(parameters, ranks, memory)``: the lowest ZeRO stage of a bf16 training that fits into the bytes of a rank, or None."""
     # 16, 10, 9 and 8 bytes per parameter on two ranks
     given = [result(answer, 1000, 2, memory, may_be_none=True) for memory in (20000, 12000, 9500, 8500, 5000)]

@@ -1,5 +1,7 @@
 """Lesson 05: a paired test, a slice, a temperature, the calibration error."""
 
+from typing import Any
+
 from finetuning.check.feedback import Mistake, exercise, name_mistake, near, number, result
 
 
@@ -8,7 +10,7 @@ from finetuning.check.feedback import Mistake, exercise, name_mistake, near, num
     "If the two were equally good, each such review would be a coin toss: a binomial distribution with a half.",
     "`scipy.stats.binomtest(b, b + c).pvalue`, where b and c are the two counts; without any such review p is 1.",
 )
-def mcnemar(answer):
+def mcnemar(answer: Any) -> str:
     """``answer(first, second)``: the exact two-sided p-value of McNemar's test. Both: lists of right (1) and wrong (0) answers."""
     first, second = [1] * 8 + [0] * 2 + [1] * 10 + [0] * 3, [0] * 8 + [1] * 2 + [1] * 10 + [0] * 3
     p = number(result(answer, first, second))
@@ -42,7 +44,7 @@ def mcnemar(answer):
     'Split the lower-cased text into words first: `re.findall(r"[\\w\']+", text.lower())`.',
     "A word negates when it is 'not', 'no', 'never', 'without', or ends in \"n't\".",
 )
-def negation_slice(answer):
+def negation_slice(answer: Any) -> str:
     """``answer(text)``: whether a review belongs to the slice of those that negate something."""
     cases = {
         "It was not good.": "it misses a plain 'not'.",
@@ -71,7 +73,7 @@ def negation_slice(answer):
     "Divide the logarithms by the temperature, then make probabilities of them again by a softmax.",
     "softmax(log(p) / temperature), for each row over its two columns.",
 )
-def with_temperature(answer):
+def with_temperature(answer: Any) -> str:
     """``answer(scores, temperature)``: probabilities of shape (reviews, 2) made less sure (over 1) or surer (under 1)."""
     import numpy as np
 
@@ -109,7 +111,7 @@ def with_temperature(answer):
     "The gap of a bin is the absolute difference of the two; an empty bin has none.",
     "Weight each gap by the share of all reviews that lie in its bin, and add up.",
 )
-def calibration_error(answer):
+def calibration_error(answer: Any) -> str:
     """``answer(confidence, right, edges)``: the expected calibration error; a bin holds confidences above one edge and up to the next."""
     import numpy as np
 
