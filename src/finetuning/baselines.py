@@ -1,9 +1,17 @@
 """Lesson 02: what can be had without fine-tuning anything."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from sklearn.pipeline import Pipeline
 
-def tfidf_classifier(seed=1):
+
+def tfidf_classifier(seed: int = 1) -> Pipeline:
     """TF-IDF over words and word pairs, then logistic regression: the baseline every text classifier must beat."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -15,7 +23,7 @@ def tfidf_classifier(seed=1):
     )
 
 
-def telling_words(classifier, count=12):
+def telling_words(classifier: Pipeline, count: int = 12) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
     """The terms with the largest weights: two lists of (term, weight), towards negative and towards positive."""
     vectorizer, regression = classifier[0], classifier[-1]
     weights, terms = regression.coef_[0], vectorizer.get_feature_names_out()
@@ -24,7 +32,7 @@ def telling_words(classifier, count=12):
     return pick(order[:count]), pick(order[: -count - 1 : -1])
 
 
-def learning_curve(train, test, sizes, *, repeats=3, seed=1):
+def learning_curve(train: Dataset, test: Dataset, sizes: list[int], *, repeats: int = 3, seed: int = 1) -> np.ndarray:
     """Test accuracy of TF-IDF for each number of training reviews: an array of shape (sizes, repeats).
 
     Each repeat trains on another stratified sample of the training split.

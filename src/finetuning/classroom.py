@@ -4,16 +4,23 @@
 a zip of each lies beside them.
 """
 
+from __future__ import annotations
+
 import re
 import shutil
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetuning.workspace import LESSONS, home, run_folder, write_atomically
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 FOLDED = re.compile(r"\n*<details>\s*<summary>(.*?)</summary>\n+(.*?)\n+</details>", re.DOTALL)
 
 
-def lesson_with_outputs(lesson, run):
+def lesson_with_outputs(lesson: str, run: str) -> NotebookNode:
     """A lesson as it stands in ``notebooks/``, with the outputs of the run's executed copy where there is one.
 
     Only cells that have not changed since get theirs back.
@@ -30,7 +37,7 @@ def lesson_with_outputs(lesson, run):
     return notebook
 
 
-def for_learners(notebook):
+def for_learners(notebook: NotebookNode) -> NotebookNode:
     """The notebook without what is folded away: solutions, and the answers to the quiz."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -39,7 +46,7 @@ def for_learners(notebook):
     return notebook
 
 
-def for_instructors(notebook):
+def for_instructors(notebook: NotebookNode) -> NotebookNode:
     """The notebook with everything unfolded, and the notes of each section under its heading."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -49,7 +56,7 @@ def for_instructors(notebook):
     return notebook
 
 
-def make_copies(folder, run):
+def make_copies(folder: Path, run: str) -> list[str]:
     """Write ``learner`` and ``instructor`` with a zip of each into ``folder``; returns the paths of the zips."""
     import nbformat
 

@@ -6,6 +6,8 @@ The same functions are the checks that ``make test`` runs over the data set.
 import json
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -18,7 +20,7 @@ TRAITS = ("plain", "negation", "contrast", "irony", "comparison", "mixed_aspects
 COMMAND = "python -m finetuning.corpus"
 
 
-def read_reviews(folder=POCKET_REVIEWS):
+def read_reviews(folder: Path = POCKET_REVIEWS) -> list[dict]:
     """All reviews of the data set, each a dict with its ``split``."""
     reviews = []
     for split in SPLITS:
@@ -27,18 +29,18 @@ def read_reviews(folder=POCKET_REVIEWS):
     return reviews
 
 
-def words(text):
+def words(text: str) -> list[str]:
     """The lower-cased words of a text."""
     return re.findall(r"[a-z0-9']+", text.lower())
 
 
-def runs_of_words(text, length):
+def runs_of_words(text: str, length: int) -> set[tuple[str, ...]]:
     """The set of all runs of ``length`` words in a text."""
     tokens = words(text)
     return {tuple(tokens[i : i + length]) for i in range(len(tokens) - length + 1)}
 
 
-def closest_by_runs(texts, length=5):
+def closest_by_runs(texts: list[str], length: int = 5) -> tuple[float, int, int]:
     """The largest Jaccard overlap of word runs between two texts: (overlap, row, row)."""
     runs = [runs_of_words(text, length) for text in texts]
     holders = defaultdict(list)
@@ -49,7 +51,7 @@ def closest_by_runs(texts, length=5):
     return max(((len(runs[a] & runs[b]) / len(runs[a] | runs[b]), a, b) for a, b in pairs), default=(0.0, 0, 0))
 
 
-def closest_by_tfidf(texts):
+def closest_by_tfidf(texts: list[str]) -> tuple[float, int, int]:
     """The largest TF-IDF cosine (single words) between two texts: (cosine, row, row)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -60,14 +62,14 @@ def closest_by_tfidf(texts):
     return float(cosines[a, b]), int(a), int(b)
 
 
-def most_repeated_run(texts, length=8):
+def most_repeated_run(texts: list[str], length: int = 8) -> tuple[int, str]:
     """The run of words that stands in most texts: (number of texts, run)."""
     counts = Counter(run for text in texts for run in runs_of_words(text, length))
     run, count = counts.most_common(1)[0]
     return count, " ".join(run)
 
 
-def best_single_term(texts, labels):
+def best_single_term(texts: list[str], labels: list[int]) -> tuple[float, str]:
     """The word or word pair whose presence predicts the label best on the whole set: (accuracy, term)."""
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -81,7 +83,7 @@ def best_single_term(texts, labels):
     return float(right.max()), str(vectorizer.get_feature_names_out()[right.argmax()])
 
 
-def edge_accuracy(reviews, pick):
+def edge_accuracy(reviews: list[dict], pick: Callable[[list[str]], list[str]]) -> float:
     """Test accuracy of a bag of words that sees only the words ``pick`` takes from each text's list of words."""
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -94,7 +96,7 @@ def edge_accuracy(reviews, pick):
     return float(model.fit(texts["train"], labels["train"]).score(texts["test"], labels["test"]))
 
 
-def tfidf_by_trait(reviews):
+def tfidf_by_trait(reviews: list[dict]) -> dict[str, float]:
     """Test accuracy of the course's TF-IDF baseline: a dict with ``all``, ``not plain`` and each trait."""
     from finetuning.baselines import tfidf_classifier
 
@@ -109,7 +111,7 @@ def tfidf_by_trait(reviews):
     return {name: float(score) for name, score in scores.items()}
 
 
-def card_figures(reviews):
+def card_figures(reviews: list[dict]) -> str:
     """The figures of the data card as Markdown."""
     texts, labels = [r["text"] for r in reviews], [r["label"] for r in reviews]
     lengths = [len(text.split()) for text in texts]

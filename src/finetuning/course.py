@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from itertools import dropwhile
 from pathlib import Path
 
@@ -17,7 +18,17 @@ from finetuning.workspace import LESSONS, Workspace, caption, home, results_tabl
 KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, set limit=, or choose a smaller profile"
 
 
-def run_course(profile="pocket", *, reviews="", base_model="", limit=0, seed=1, name="", fresh=False, lessons=LESSONS):
+def run_course(
+    profile: str = "pocket",
+    *,
+    reviews: str = "",
+    base_model: str = "",
+    limit: int = 0,
+    seed: int = 1,
+    name: str = "",
+    fresh: bool = False,
+    lessons: Sequence[str] = LESSONS,
+) -> Workspace:
     """Execute the lessons with papermill and write ``report.html``; returns the workspace.
 
     A lesson that this run has executed before is skipped, unless its source or an earlier lesson has changed since. A
@@ -129,7 +140,7 @@ def _plain(text):
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def register_engine():
+def register_engine() -> None:
     """Papermill's usual engine, made to print one line per slow cell instead of a progress bar."""
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -158,7 +169,7 @@ def register_engine():
     papermill_engines.register("finetuning", Engine)
 
 
-def write_report(workspace):
+def write_report(workspace: Workspace) -> Path:
     """``report.html`` and one page per executed lesson beside the notebooks, linked; returns its path.
 
     Everything a page needs is inside it: no script or style is fetched when it is opened.

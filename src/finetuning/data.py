@@ -1,15 +1,23 @@
 """Lesson 01: read, clean, check, split and measure reviews."""
 
+from __future__ import annotations
+
 import csv
 import html
 import json
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finetuning import CourseError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from transformers import PreTrainedTokenizerBase
 
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "negative": 0, "positive": 1, "neg": 0, "pos": 1}
 FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
@@ -17,13 +25,13 @@ EXPECTED = "expected are a text in column 'text' and 0/1, negative/positive or n
 LONGEST = 100_000  # characters; what follows in a longer text is cut when it is cleaned
 
 
-def clean_text(text):
+def clean_text(text: str) -> str:
     """A review as plain text: HTML line breaks and entities resolved, white space collapsed, at most LONGEST characters."""
     text = re.sub(r"<br\s*/?>", " ", text[:LONGEST], flags=re.IGNORECASE)
     return re.sub(r"\s+", " ", html.unescape(text)).strip()
 
 
-def read_split(place, split):
+def read_split(place: str, split: str) -> Dataset:
     """One split of a folder of review files (``train.parquet``, ``test.csv`` …) or of a Hub data set, as it is."""
     folder = Path(place)
     if folder.is_dir():
@@ -31,7 +39,7 @@ def read_split(place, split):
     return _read_hub(place, None)[split]
 
 
-def load_reviews(place, revision=None, *, limit=0, seed=1):
+def load_reviews(place: str, revision: str | None = None, *, limit: int = 0, seed: int = 1) -> DatasetDict:
     """Reviews as a DatasetDict with ``train``, ``test`` and, where the source has one, ``validation``.
 
     ``place`` is a CSV, JSON Lines or Parquet file, a folder with ``train`` and ``test`` files of these kinds, or a Hub
@@ -168,7 +176,7 @@ def _check_classes(split, where, needed):
         )
 
 
-def take(split, size, seed):
+def take(split: Dataset, size: int, seed: int) -> Dataset:
     """At most ``size`` reviews, stratified by label and drawn with a seed, in a shuffled order."""
     if len(split) <= size:
         return split.shuffle(seed=seed)
@@ -181,7 +189,7 @@ def take(split, size, seed):
     return split.select(rng.permutation(np.concatenate(rows)))
 
 
-def split_off(splits, name, share, seed):
+def split_off(splits: DatasetDict, name: str, share: float, seed: int) -> DatasetDict:
     """Move a stratified share of ``train`` to a split of its own. Used where a source has no test or validation split."""
     from datasets import DatasetDict
 
@@ -191,17 +199,17 @@ def split_off(splits, name, share, seed):
     return DatasetDict({**splits, "train": train.select(rest), name: held.remove_columns("_row")})
 
 
-def clean(splits):
+def clean(splits: DatasetDict) -> DatasetDict:
     """The splits with every text cleaned by ``clean_text``."""
     return splits.map(lambda batch: {"text": [clean_text(text) for text in batch["text"]]}, batched=True)
 
 
-def fingerprint(text):
+def fingerprint(text: str) -> str:
     """What counts as the same review: the words alone, lower-cased."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def find_duplicates(splits):
+def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, list[tuple[int, str]]]:
     """Rows to drop, so that no review stands twice: a dict of split -> list of (row, split of the copy that stays).
 
     The test split is kept whole but for its own repeats; a review that stands in test as well is dropped from train and
@@ -219,7 +227,7 @@ def find_duplicates(splits):
     return drop
 
 
-def drop_rows(splits, drop):
+def drop_rows(splits: DatasetDict, drop: dict[str, list[tuple[int, str]]]) -> DatasetDict:
     """The splits without the rows that ``find_duplicates`` names."""
     from datasets import DatasetDict
 
@@ -230,20 +238,20 @@ def drop_rows(splits, drop):
     return DatasetDict(kept)
 
 
-def token_lengths(texts, tokenizer, prompt):
+def token_lengths(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prompt: str) -> np.ndarray:
     """Tokens per prompted review, end token included, as an integer array of shape (reviews,)."""
     ids = tokenizer([prompt.format(text=text) for text in texts], verbose=False)["input_ids"]
     return np.array([len(row) for row in ids])
 
 
-def truncation_loss(lengths, limits):
+def truncation_loss(lengths: np.ndarray, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """For each limit in ``limits`` the share of reviews that are cut and the share of all tokens that is lost (two arrays)."""
     cut = np.array([(lengths > limit).mean() for limit in limits])
     lost = np.array([np.maximum(lengths - limit, 0).sum() / lengths.sum() for limit in limits])
     return cut, lost
 
 
-def padded_tokens(lengths, batch_size, strategy, *, max_length=512, seed=1):
+def padded_tokens(lengths: np.ndarray, batch_size: int, strategy: str, *, max_length: int = 512, seed: int = 1) -> int:
     """Tokens that the model computes over in one epoch, padding included.
 
     ``strategy`` is ``"to max_length"`` (every review as long as the limit), ``"to longest"`` (each random batch as long
@@ -267,7 +275,7 @@ def padded_tokens(lengths, batch_size, strategy, *, max_length=512, seed=1):
     return int(sum(len(batch) * batch.max() for batch in batches))
 
 
-def save_splits(splits, folder):
+def save_splits(splits: DatasetDict, folder: Path) -> None:
     """``splits.save_to_disk`` under a temporary name, then renamed, so that a lesson never reads a half-written data set."""
     partial = folder.with_name(folder.name + ".partial")
     for old in (partial, folder):

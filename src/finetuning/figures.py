@@ -3,13 +3,19 @@
 Own work, made of boxes and arrows; the padding figure computes its batches. The files come out the same on every run.
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finetuning.plots import BLUE, GREEN, GREY, ORANGE, PURPLE
 from finetuning.workspace import LESSONS, home
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, PAPER, PALE = "#222222", "#FFFFFF", "#F2F2F2"
 
@@ -38,7 +44,7 @@ def _arrow(ax, start, end, color=INK):
     ax.annotate("", xy=end, xytext=start, arrowprops=style)
 
 
-def roadmap(lesson):
+def roadmap(lesson: str) -> Figure:
     """The lessons in a row, ``lesson`` lit."""
     short = {"finetune_with_trainer": "fine-tune with\nthe Trainer", "scale_with_deepspeed": "scale with\nDeepSpeed"}
     short |= {"evaluate_and_ship": "evaluate\nand ship"}
@@ -53,7 +59,7 @@ def roadmap(lesson):
     return fig
 
 
-def two_paths():
+def two_paths() -> Figure:
     """Training from scratch above, pre-training and fine-tuning below."""
     fig, ax = _canvas(10, 4)
     _box(ax, 0.2, 2.7, 2.2, 0.9, "random\nweights")
@@ -74,7 +80,7 @@ def two_paths():
     return fig
 
 
-def text_to_text():
+def text_to_text() -> Figure:
     """Two prompted inputs, one model, two answers."""
     fig, ax = _canvas(10, 3)
     _box(ax, 0.2, 1.75, 4.4, 0.8, "sentiment: Dull, but I loved it.", fill="#FBE3D6", edge=ORANGE, size=12)
@@ -90,7 +96,7 @@ def text_to_text():
     return fig
 
 
-def padding():
+def padding() -> Figure:
     """Twelve reviews in three batches of four under the three strategies; padding in orange."""
     lengths = np.array([5, 14, 8, 3, 9, 4, 18, 6, 12, 7, 3, 10])
     limit, rows = 20, 4
@@ -121,7 +127,7 @@ def padding():
     return fig
 
 
-def optimizer_memory():
+def optimizer_memory() -> Figure:
     """Bytes per parameter of a training with Adam, in fp32 and in bf16 with fp32 master weights; a square is a byte."""
     fig, ax = _canvas(10, 3.3)
     rows = (
@@ -155,7 +161,7 @@ def optimizer_memory():
     return fig
 
 
-def zero_stages():
+def zero_stages() -> Figure:
     """What each of four ranks holds in ZeRO stages 0 to 3, in bf16 with Adam: filled is held, pale lies on another rank."""
     fig, ax = _canvas(10, 5.6)
     ranks, unit = 4, 0.25
@@ -188,7 +194,7 @@ def _bar(x, y, width, colour, height=0.2, edge=PAPER):
     return Rectangle((x, y), width, height, facecolor=colour, edgecolor=edge, linewidth=0.5)
 
 
-def draw(folder):
+def draw(folder: str | Path) -> list[Path]:
     """Write every figure as SVG to ``folder``; returns the paths."""
     import matplotlib
 

@@ -1,15 +1,22 @@
 """Labels as words, and the words' scores in one decoder step. Used from lesson 01 on."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finetuning import CourseError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 LABEL_WORDS = ("negative", "positive")  # label 0, label 1
 
 
-def label_ids(tokenizer):
+def label_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token ids of the two label words, in the order of the labels. Raises CourseError unless each is one token."""
     ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in LABEL_WORDS]
     if any(len(tokens) != 1 for tokens in ids):
@@ -20,13 +27,21 @@ def label_ids(tokenizer):
     return [tokens[0] for tokens in ids]
 
 
-def length_sorted_batches(lengths, batch_size):
+def length_sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Rows in batches of similar length, the longest first so that a memory limit shows at once."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def score_labels(model, tokenizer, texts, *, prompt, max_length, batch_size=64):
+def score_labels(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    prompt: str,
+    max_length: int,
+    batch_size: int = 64,
+) -> tuple[np.ndarray, float]:
     """The probability of each label word as the first word of the answer.
 
     One decoder step replaces ``generate``: the answer is one token long, so its logits are all there is to know. Returns

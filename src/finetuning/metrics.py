@@ -1,5 +1,7 @@
 """Accuracy, F1 and their uncertainty. Lesson 02 introduces them; every later lesson uses them."""
 
+from typing import Any
+
 import evaluate
 import numpy as np
 from datasets import Features, Value
@@ -28,12 +30,14 @@ class F1(evaluate.Metric):
         return {"f1": float(f1_score(references, predictions, zero_division=0))}
 
 
-def classification_metrics():
+def classification_metrics() -> evaluate.CombinedEvaluations:
     """Accuracy and F1 in one ``evaluate`` object: ``.compute(predictions=…, references=…)`` -> a dict."""
     return evaluate.combine([Accuracy(keep_in_memory=True), F1(keep_in_memory=True)])
 
 
-def bootstrap_interval(correct, *, level=0.95, resamples=10_000, seed=1):
+def bootstrap_interval(
+    correct: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 1
+) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean (Efron and Tibshirani 1993, chapter 13): (low, high).
 
     ``correct`` is an array of 0/1 (or bool), one per test review. For 0/1 values the number of right answers in a
@@ -46,7 +50,9 @@ def bootstrap_interval(correct, *, level=0.95, resamples=10_000, seed=1):
     return float(low), float(high)
 
 
-def measure(lesson, method, predictions, labels, *, seed=1, **measured):
+def measure(
+    lesson: str, method: str, predictions: np.ndarray, labels: np.ndarray, *, seed: int = 1, **measured: Any
+) -> dict:
     """A row of the results table: accuracy with its 95 % interval, F1 and the number of test reviews, plus ``measured``."""
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     scores = classification_metrics().compute(predictions=predictions, references=labels)
@@ -62,7 +68,7 @@ def measure(lesson, method, predictions, labels, *, seed=1, **measured):
     }
 
 
-def verdict(first, second):
+def verdict(first: dict, second: dict) -> str:
     """A sentence that compares two rows of the results table as far as their intervals allow."""
     names = f"{first['method']} ({first['accuracy']:.3f})", f"{second['method']} ({second['accuracy']:.3f})"
     if first["accuracy_low"] > second["accuracy_high"]:

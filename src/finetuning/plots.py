@@ -1,14 +1,22 @@
 """The lessons' figures, all in one style: colour-blind safe (Okabe and Ito 2008), labelled axes, readable on a slide."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 
 
-def figure(title, *, width=8.0, height=4.0, columns=1):
+def figure(title: str, *, width: float = 8.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
     """A titled figure in the course's style: (figure, axes)."""
     import matplotlib.pyplot as plt
 
@@ -31,7 +39,7 @@ def figure(title, *, width=8.0, height=4.0, columns=1):
     return fig, axes
 
 
-def plot_lengths(lengths, max_length):
+def plot_lengths(lengths: np.ndarray, max_length: int) -> Figure:
     """Histogram of review lengths in tokens with the limit marked."""
     fig, ax = figure("How long are the reviews?")
     ax.hist(lengths, bins=40, color=BLUE)
@@ -44,7 +52,7 @@ def plot_lengths(lengths, max_length):
     return fig
 
 
-def plot_truncation(limits, cut, lost, max_length):
+def plot_truncation(limits: list[int], cut: np.ndarray, lost: np.ndarray, max_length: int) -> Figure:
     """Share of reviews cut and of tokens lost for each limit."""
     fig, ax = figure("What does a shorter limit cost?")
     ax.plot(limits, 100 * cut, marker="o", color=BLUE, label="reviews that lose their end")
@@ -55,7 +63,7 @@ def plot_truncation(limits, cut, lost, max_length):
     return fig
 
 
-def plot_padding(tokens, real):
+def plot_padding(tokens: dict[str, int], real: int) -> Figure:
     """Bars of the tokens computed per epoch by padding strategy, the real ones marked. ``tokens``: dict of name -> count."""
     fig, ax = figure("Tokens computed in one epoch", height=0.8 + 0.8 * len(tokens))
     names = list(tokens)
@@ -71,7 +79,7 @@ def plot_padding(tokens, real):
     return fig
 
 
-def plot_words(negative, positive):
+def plot_words(negative: list[tuple[str, float]], positive: list[tuple[str, float]]) -> Figure:
     """The terms with the largest weights of a linear classifier, towards negative and towards positive."""
     fig, ax = figure("What the bag of words goes by", height=0.3 * (len(negative) + len(positive)) + 1)
     words = positive + negative[::-1]
@@ -86,7 +94,7 @@ def plot_words(negative, positive):
     return fig
 
 
-def plot_confusion(matrix, words, title):
+def plot_confusion(matrix: np.ndarray, words: Sequence[str], title: str) -> Figure:
     """A confusion matrix with counts; rows are the truth."""
     fig, ax = figure(title, width=5, height=4)
     ax.imshow(matrix, cmap="Blues", vmin=0)
@@ -105,7 +113,7 @@ def plot_confusion(matrix, words, title):
     return fig
 
 
-def plot_learning_curve(sizes, scores, floor):
+def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> Figure:
     """Accuracy against the number of training reviews (log scale), mean and range over the repeats."""
     fig, ax = figure("More training reviews, better bag of words")
     ax.fill_between(sizes, scores.min(axis=1), scores.max(axis=1), color=BLUE, alpha=0.2, label="range over samples")
@@ -119,7 +127,7 @@ def plot_learning_curve(sizes, scores, floor):
     return fig
 
 
-def plot_training(runs):
+def plot_training(runs: dict[str, list[dict]]) -> Figure:
     """Loss and validation accuracy by epoch. ``runs``: dict of name -> the Trainer's log history."""
     from finetuning.training import curves
 
@@ -137,7 +145,7 @@ def plot_training(runs):
     return fig
 
 
-def plot_results(rows):
+def plot_results(rows: list[dict]) -> Figure:
     """Accuracy of each method with its 95 % interval, in the order of the lessons."""
     fig, ax = figure("Accuracy on the test reviews, with 95 % intervals", height=1.2 + 0.5 * len(rows))
     for i, row in enumerate(rows):
@@ -149,7 +157,7 @@ def plot_results(rows):
     return fig
 
 
-def plot_losses(curves, title="The same losses, whatever the stage"):
+def plot_losses(curves: dict[str, list[float]], title: str = "The same losses, whatever the stage") -> Figure:
     """Training loss by optimizer step of several runs drawn over one another. ``curves``: dict of name -> losses."""
     fig, ax = figure(title)
     styles = ("-", "--", "-.", ":", (0, (1, 3)))
@@ -162,7 +170,7 @@ def plot_losses(curves, title="The same losses, whatever the stage"):
     return fig
 
 
-def plot_rank_memory(counted, title="What each rank holds"):
+def plot_rank_memory(counted: dict[str, dict[str, dict[str, int]]], title: str = "What each rank holds") -> Figure:
     """Stacked bars of bytes per rank. ``counted``: dict of group (a precision, say) -> dict of stage -> dict of component -> bytes."""
     fig, axes = figure(title, width=11, columns=len(counted))
     top = max(sum(parts.values()) for stages in counted.values() for parts in stages.values()) / 2**20
@@ -180,7 +188,7 @@ def plot_rank_memory(counted, title="What each rank holds"):
     return fig
 
 
-def plot_step_cost(seconds, sent):
+def plot_step_cost(seconds: dict[str, float], sent: dict[str, int | None]) -> Figure:
     """Seconds per optimizer step and bytes sent by each rank in it. Both: dict of name -> value (None where not measured)."""
     fig, (left, right) = figure("What a step costs", width=11, columns=2)
     left.bar(list(seconds), list(seconds.values()), color=BLUE, width=0.7)
@@ -193,7 +201,9 @@ def plot_step_cost(seconds, sent):
     return fig
 
 
-def plot_family_memory(needed, names, cards=(16, 24, 40, 80)):
+def plot_family_memory(
+    needed: dict[int, dict[str, dict[int, int]]], names: list[str], cards: tuple[int, ...] = (16, 24, 40, 80)
+) -> Figure:
     """Memory per GPU against the number of parameters, one panel per number of GPUs, both axes logarithmic.
 
     ``needed``: number of GPUs -> way to train -> {parameters: bytes}, as ``plan.family_bytes`` gives it; ``names`` of the models,
@@ -234,7 +244,7 @@ def plot_family_memory(needed, names, cards=(16, 24, 40, 80)):
     return fig
 
 
-def plot_price(rows):
+def plot_price(rows: list[dict]) -> Figure:
     """Accuracy with its interval against training time and against parameters, both on logarithmic axes.
 
     ``rows`` of ``results.json``. Methods that were not trained, or have no parameters, stand at "none"; the stages of
@@ -265,7 +275,7 @@ def plot_price(rows):
     return fig
 
 
-def plot_reliability(tables):
+def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     """Accuracy against confidence by bin. ``tables``: dict of name -> DataFrame, as ``compare.reliability`` gives it."""
     fig, (left, right) = figure("Is the model as right as it is sure?", width=11, columns=2)
     left.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", linewidth=2, label="as sure as right")
@@ -279,7 +289,7 @@ def plot_reliability(tables):
     return fig
 
 
-def plot_coverage(curves):
+def plot_coverage(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Accuracy against the share of reviews that are answered. ``curves``: dict of name -> (coverage, accuracy)."""
     fig, ax = figure("Accuracy when the model may abstain")
     for colour, (name, (coverage, accuracy)) in zip(COLOURS, curves.items(), strict=False):
@@ -290,7 +300,7 @@ def plot_coverage(curves):
     return fig
 
 
-def plot_slices(table):
+def plot_slices(table: pd.DataFrame) -> Figure:
     """Accuracy of two methods by slice with 95 % intervals. ``table``: as ``compare.slice_table`` gives it."""
     methods = [name.removesuffix(" low") for name in table.columns if name.endswith(" low")]
     fig, ax = figure("Where is each of them right?", width=9, height=1.4 + 0.4 * len(table))

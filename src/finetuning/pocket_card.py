@@ -16,7 +16,7 @@ SEEDS = (1, 2, 3)
 METHODS = ("majority", "tfidf", "zero_shot", "from_scratch", "trainer")
 
 
-def zero_shot_on_imdb(source):
+def zero_shot_on_imdb(source: str) -> dict:
     """Accuracy of the shipped model on IMDb's test half, with its 95 % interval: a row as ``metrics.measure`` makes it.
 
     The row is kept in ``runs/card-imdb.json``; delete that file after the model has changed.
@@ -40,7 +40,7 @@ def zero_shot_on_imdb(source):
     return row
 
 
-def fine_tuned_on_pocket_reviews():
+def fine_tuned_on_pocket_reviews() -> dict[str, list[dict]]:
     """The rows of the course's runs with three seeds: a dict of method -> list of rows, one per seed."""
     from finetuning.course import run_course
 
@@ -52,7 +52,7 @@ def fine_tuned_on_pocket_reviews():
     return rows
 
 
-def card_figures(imdb, rows):
+def card_figures(imdb: dict, rows: dict[str, list[dict]]) -> str:
     """The figures of the model card as Markdown."""
     machine = this_machine()
     mean = {method: np.mean([row["accuracy"] for row in mine]) for method, mine in rows.items()}
@@ -79,7 +79,7 @@ def card_figures(imdb, rows):
     return "\n".join(lines)
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """Command line of ``python -m finetuning.pocket_card``."""
     parser = argparse.ArgumentParser(
         prog="python -m finetuning.pocket_card", description="Measure pocket T5 for its card."

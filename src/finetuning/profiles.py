@@ -34,7 +34,7 @@ class Profile:
     limit: int = 0  # largest number of training reviews, and of test reviews; 0: all
     seed: int = 1
 
-    def as_dict(self):
+    def as_dict(self) -> dict:
         """The settings as plain values."""
         return asdict(self)
 
@@ -81,7 +81,9 @@ PROFILES = {
 }
 
 
-def choose(profile="pocket", *, reviews="", base_model="", limit=0, seed=1):
+def choose(
+    profile: str = "pocket", *, reviews: str = "", base_model: str = "", limit: int = 0, seed: int = 1
+) -> Profile:
     """The settings of a run: a profile by name, with your own reviews or another model in place of its own.
 
     Used at the top of every lesson. ``reviews`` is a file (CSV, JSON Lines, Parquet), a folder of them or a Hub id,
@@ -107,13 +109,13 @@ def _absolute(place):
     return str(path.resolve()) if path.exists() else place
 
 
-def describe(place):
+def describe(place: str) -> str:
     """How a model or data set is named in results: a shipped one by its title, a path by its last part, a Hub id whole."""
     known = {str(POCKET_T5): "pocket T5", str(POCKET_REVIEWS): "Pocket Reviews"}
     return known.get(place) or (Path(place).name if Path(place).is_absolute() else place)
 
 
-def this_machine():
+def this_machine() -> dict:
     """What the machine has: processor, cores, memory (bytes), GPU and its memory (bytes), versions of the libraries.
 
     Used in lesson 00 and in the head of ``results.json``. ``gpu`` is None where there is none.
@@ -132,7 +134,7 @@ def this_machine():
     }
 
 
-def peak_memory():
+def peak_memory() -> dict[str, int | None]:
     """Peak memory of this process so far: ``peak_rss_bytes`` in main memory, ``peak_device_bytes`` on the GPU (None without one)."""
     import resource
 
@@ -145,13 +147,13 @@ def peak_memory():
     }
 
 
-def versions():
+def versions() -> dict[str, str]:
     """The versions of Python and of the libraries the course is built on."""
     names = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "evaluate", "scikit-learn", "papermill")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
-def fitting_profiles(machine):
+def fitting_profiles(machine: dict) -> dict[str, tuple[bool, str]]:
     """For each profile, whether the machine can train it: a dict of name -> (fits, reason)."""
     gib = (machine["gpu_memory_bytes"] or 0) / 2**30 * machine["gpus"]
     answers = {}

@@ -5,6 +5,8 @@ where there is one. A slide shows the heart of a text; the whole text is in the 
 The pages need no network.
 """
 
+from __future__ import annotations
+
 import base64
 import html
 import math
@@ -15,10 +17,14 @@ import sys
 import textwrap
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetuning.classroom import FOLDED, lesson_with_outputs
 from finetuning.profiles import ASSETS
 from finetuning.workspace import LESSONS, home, write_atomically
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 ROOM = 610  # pixels of a slide's height that may be filled
 MINUTES = re.compile(r"^\*(\d+) minutes?\*$", re.MULTILINE)
@@ -31,7 +37,7 @@ NEEDED = (
 )
 
 
-def make_slides(folder, run):
+def make_slides(folder: Path, run: str) -> list[Path]:
     """Write a deck per lesson, an index and reveal.js itself into ``folder``; returns the paths of the decks."""
     from nbconvert import SlidesExporter
 
@@ -70,7 +76,7 @@ def _copy_reveal(folder):
             shutil.copy(source / name, target)
 
 
-def arrange(notebook):
+def arrange(notebook: NotebookNode) -> NotebookNode:
     """The notebook cut into cells that fit on slides; a cell that would not fit any more begins a slide below the last."""
     sections = []  # one per slide of type "slide" or exercise: [minutes, [cells]]
     for cell in notebook.cells:

@@ -1,22 +1,32 @@
 """Lesson 03: the model, its loss and its checkpoints, as the Trainer needs them."""
 
+from __future__ import annotations
+
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetuning import CourseError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5ForConditionalGeneration, TrainerCallback
 
-def load_tokenizer(settings):
+    from finetuning.profiles import Profile
+
+
+def load_tokenizer(settings: Profile) -> PreTrainedTokenizerBase:
     """The profile's tokenizer. Raises CourseError when it can be neither found nor reached."""
     from transformers import AutoTokenizer
 
     return _from_hub_or_folder(AutoTokenizer, settings)
 
 
-def load_model(settings, *, from_scratch=False, dropout=0.0):
+def load_model(settings: Profile, *, from_scratch: bool = False, dropout: float = 0.0) -> T5ForConditionalGeneration:
     """The profile's T5 in fp32, with its pre-trained weights or with random ones (``from_scratch``, seeded).
 
     Only safetensors are read and no code of the Hub is run. ``dropout`` replaces the rate in the model's configuration.
@@ -82,7 +92,7 @@ def _from_hub_or_folder(kind, settings, **options):
         ) from error
 
 
-def bf16_is_fast():
+def bf16_is_fast() -> bool:
     """Whether this machine multiplies bfloat16 matrices faster than fp32 ones; fp16 is no option, T5 overflows in it."""
     import torch
 
@@ -93,7 +103,7 @@ def bf16_is_fast():
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def label_token_loss(outputs, labels, num_items_in_batch=None):
+def label_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """Cross-entropy summed over the label tokens and divided by their number in the whole batch.
 
     T5's own loss averages each micro-batch by itself, so that with gradient accumulation or several processes the sum
@@ -108,7 +118,7 @@ def label_token_loss(outputs, labels, num_items_in_batch=None):
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-def first_step_logits(words):
+def first_step_logits(words: list[int]) -> Callable:
     """For the Trainer's ``preprocess_logits_for_metrics``: keep the two label words' logits of the first decoder step."""
 
     def keep(logits, labels):
@@ -117,7 +127,7 @@ def first_step_logits(words):
     return keep
 
 
-def label_accuracy(words):
+def label_accuracy(words: list[int]) -> Callable:
     """For the Trainer's ``compute_metrics``: accuracy and F1 of the label words, by the course's metrics."""
     from finetuning.metrics import classification_metrics
 
@@ -130,7 +140,7 @@ def label_accuracy(words):
     return compute
 
 
-def last_whole_checkpoint(folder):
+def last_whole_checkpoint(folder: str | Path) -> str | None:
     """The newest checkpoint that was written to its end, or None.
 
     ``trainer_state.json`` is written last; a run killed while it wrote a checkpoint leaves a folder without a readable one.
@@ -151,7 +161,7 @@ def last_whole_checkpoint(folder):
     return str(steps[max(steps)]) if steps else None
 
 
-def stop_after(epochs):
+def stop_after(epochs: float) -> TrainerCallback:
     """A callback that ends training after so many epochs, as if the power had failed then."""
     from transformers import TrainerCallback
 
@@ -164,7 +174,7 @@ def stop_after(epochs):
     return Stop()
 
 
-def curves(log_history):
+def curves(log_history: list[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The Trainer's log as arrays: ``loss`` and ``eval_loss``/``eval_accuracy``, each as (epochs, values)."""
     found = {}
     for key in ("loss", "eval_loss", "eval_accuracy"):
@@ -173,7 +183,7 @@ def curves(log_history):
     return found
 
 
-def parameter_table(model):
+def parameter_table(model: PreTrainedModel) -> dict[str, int]:
     """Parameters by part of the model: a dict of part -> count; the output layer counts once, with the embedding it shares."""
     parts = {"embedding (shared with the output layer)": model.shared.weight.numel()}
     for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
@@ -185,7 +195,9 @@ def parameter_table(model):
     return parts
 
 
-def save_model(model, tokenizer, folder, log_history):
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, log_history: list[dict]
+) -> Path:
     """Model (safetensors), tokenizer and the Trainer's log (``history.json``) in one folder; returns the folder.
 
     The model is written under a temporary name first, so that a full disk leaves an older one as it was.

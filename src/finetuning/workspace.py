@@ -1,15 +1,23 @@
 """Where a run leaves its files, and ``results.json``, from which everything that shows a number reads it."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finetuning import CourseError
 from finetuning.profiles import describe, this_machine, versions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from finetuning.profiles import Profile
 
 LESSONS = (
     "00_welcome",
@@ -40,7 +48,7 @@ ROW = (
 )
 
 
-def home():
+def home() -> Path:
     """The folder of the course: the nearest one upwards that holds ``notebooks`` and ``pyproject.toml``, else this one.
 
     A notebook that was opened away from its clone (on Colab) finds the clone that the package is installed from.
@@ -52,19 +60,19 @@ def home():
     return here
 
 
-def runs_folder():
+def runs_folder() -> Path:
     """``runs`` in the course's folder, or where the environment variable FINETUNING_RUNS points."""
     return Path(os.environ.get("FINETUNING_RUNS") or home() / "runs")
 
 
-def run_folder(name):
+def run_folder(name: str) -> Path:
     """The folder of a run. Raises CourseError for a name that could lead out of the runs' folder."""
     if not re.fullmatch(r"[\w][\w.-]*", name):
         raise CourseError(f"A run's name is made of letters, digits, '.', '_' and '-', not {name!r}.")
     return runs_folder() / name
 
 
-def write_atomically(path, text):
+def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` to a temporary name beside ``path`` and rename it, so that a reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -78,7 +86,7 @@ def write_atomically(path, text):
         ) from error
 
 
-def fill_block(text, name, content, command):
+def fill_block(text: str, name: str, content: str, command: str) -> str:
     """``text`` with ``content`` put between its marks ``<!-- name: begin (command) -->`` and ``<!-- name: end -->``.
 
     Raises CourseError where the text has no such marks.
@@ -98,7 +106,7 @@ class Workspace:
     never mix, and when its ``results.json`` cannot be read.
     """
 
-    def __init__(self, name, settings):
+    def __init__(self, name: str, settings: Profile) -> None:
         self.name = name
         self.path = run_folder(name)
         self.settings = settings
@@ -130,7 +138,7 @@ class Workspace:
                     f"give this run a name of its own (RUN=...) or start over (FRESH=1)."
                 )
 
-    def results(self):
+    def results(self) -> dict:
         """The run's ``results.json`` as a dict; a fresh one where there is none yet."""
         if not self.results_file.exists():
             head = {**self._about(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 0.0}
@@ -146,7 +154,7 @@ class Workspace:
             ) from error
         return results
 
-    def add_rows(self, *rows):
+    def add_rows(self, *rows: dict) -> None:
         """Write rows to ``results.json``; a row replaces an earlier one of the same lesson and method."""
         results = self.results()
         for row in rows:
@@ -156,20 +164,20 @@ class Workspace:
         results["rows"].sort(key=lambda row: row["lesson"])  # stable: within a lesson the order of writing
         write_atomically(self.results_file, json.dumps(results, indent=2) + "\n")
 
-    def add_seconds(self, seconds):
+    def add_seconds(self, seconds: float) -> None:
         """Add the duration of a lesson to the run's total."""
         results = self.results()
         results["run"]["seconds"] = round(results["run"]["seconds"] + seconds, 1)
         write_atomically(self.results_file, json.dumps(results, indent=2) + "\n")
 
-    def row(self, method):
+    def row(self, method: str) -> dict:
         """The row of a method. Raises CourseError when no lesson has written it yet."""
         for row in self.results()["rows"]:
             if row["method"] == method:
                 return row
         raise CourseError(f"This run has no result for {method!r} yet; run the lesson that measures it first.")
 
-    def keep_scores(self, method, **scores):
+    def keep_scores(self, method: str, **scores: np.ndarray) -> None:
         """Keep a method's label scores for later lessons.
 
         ``scores``: split -> array of shape (reviews, 2), as ``score_labels`` gives them, in the order of the prepared split.
@@ -177,13 +185,13 @@ class Workspace:
         kept = {split: np.asarray(values).round(6).tolist() for split, values in scores.items()}
         write_atomically(self.scores_folder / f"{method}.json", json.dumps(kept))
 
-    def scores(self, method, split="test"):
+    def scores(self, method: str, split: str = "test") -> np.ndarray | None:
         """A method's label scores on a split: an array of shape (reviews, 2), or None where no lesson kept any."""
         path = self.scores_folder / f"{method}.json"
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return np.array(kept[split]) if split in kept else None
 
-    def need(self, path, lesson):
+    def need(self, path: Path, lesson: str) -> Path:
         """``path`` when an earlier lesson left it; else CourseError says which lesson to run first."""
         if not path.exists():
             raise CourseError(
@@ -192,7 +200,7 @@ class Workspace:
         return path
 
 
-def results_table(results, *, price_per_hour=None):
+def results_table(results: dict, *, price_per_hour: float | None = None) -> pd.DataFrame:
     """The results as a pandas DataFrame for reading: one line per method, measured values rounded, intervals in words.
 
     With the price of an hour of this machine also the memory at its peak and the cost of predicting 1,000 reviews.
@@ -224,7 +232,7 @@ def results_table(results, *, price_per_hour=None):
     return pd.DataFrame(lines, index=[""] * len(lines))
 
 
-def caption(results):
+def caption(results: dict) -> str:
     """One line under every table and plot: model, data, seed and hardware of the run."""
     run = results["run"]
     hardware = run["hardware"]

@@ -1,17 +1,24 @@
 """Lesson 04: DeepSpeed's configurations, and where the bytes of a training lie: by theory and counted."""
 
+from __future__ import annotations
+
 import json
 import os
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from finetuning import CourseError
 from finetuning.profiles import ASSETS
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 CONFIGURATIONS = ASSETS / "deepspeed"
 COMPONENTS = ("parameters", "gradients", "master", "optimizer")
 
 
-def import_deepspeed():
+def import_deepspeed() -> ModuleType:
     """The ``deepspeed`` module, imported so that it needs no compiler where there is no GPU.
 
     On a CPU every start would compile a shared-memory helper for half a minute; an empty list of compatible operators
@@ -31,7 +38,7 @@ def import_deepspeed():
     return deepspeed
 
 
-def configuration_file(name):
+def configuration_file(name: str) -> Path:
     """The path of one of the course's DeepSpeed configurations: ``zero0`` to ``zero3``, ``zero2_offload``.
 
     Raises CourseError for another name.
@@ -43,12 +50,12 @@ def configuration_file(name):
     return path
 
 
-def configuration(name):
+def configuration(name: str) -> dict:
     """One of the course's DeepSpeed configurations as a dict; ``auto`` stands where the Trainer fills in its arguments."""
     return json.loads(configuration_file(name).read_text())
 
 
-def expected_bytes(parameters, stage, ranks, *, bf16=False):
+def expected_bytes(parameters: int, stage: int, ranks: int, *, bf16: bool = False) -> dict[str, float]:
     """Bytes that each rank holds in theory: a dict of component -> bytes (Rajbhandari et al. 2020, section 5).
 
     Mixed precision with Adam: 2 bytes per parameter for the bf16 weights and 2 for their gradients, 4 for the fp32 master
@@ -66,7 +73,7 @@ def expected_bytes(parameters, stage, ranks, *, bf16=False):
     }
 
 
-def expected_traffic(parameters, stage, ranks, accumulation, *, bf16=False):
+def expected_traffic(parameters: int, stage: int, ranks: int, accumulation: int, *, bf16: bool = False) -> float:
     """Bytes that each rank sends in one optimizer step, in theory (Rajbhandari et al. 2020, section 7, per micro-batch).
 
     Passing a shard of every weight or gradient on costs (ranks - 1) / ranks of their size. Adding gradients up on all ranks
@@ -81,7 +88,7 @@ def expected_traffic(parameters, stage, ranks, accumulation, *, bf16=False):
     return passes * (2 if bf16 else 4) * parameters * (ranks - 1) / ranks
 
 
-def own_step_counters(optimizer):
+def own_step_counters(optimizer: Any) -> None:
     """Give every parameter of the wrapped Adam a step counter of its own.
 
     After a universal checkpoint was loaded in stage 3, all parameter groups share one, which then counts several times a step.
@@ -93,7 +100,7 @@ def own_step_counters(optimizer):
             state["step"] = state["step"].clone()
 
 
-def held_bytes(model, optimizer):
+def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
     """Bytes that this process holds for training ``model``: a dict of component -> bytes, each stored tensor counted once.
 
     ``model`` is a plain model with its torch optimizer, or a DeepSpeedEngine with the optimizer that DeepSpeed wraps around
@@ -158,7 +165,7 @@ def _stored(tensors):
     return storages
 
 
-def cpu_adam_built():
+def cpu_adam_built() -> bool:
     """Whether DeepSpeed's own CPU Adam is there without compiling: installed with DeepSpeed, or built by an earlier use."""
     import_deepspeed()
     from deepspeed.git_version_info import installed_ops
@@ -168,7 +175,7 @@ def cpu_adam_built():
     return bool(installed_ops.get("cpu_adam")) or any(built)
 
 
-def verdict_lines(rows, seconds):
+def verdict_lines(rows: dict[str, dict], seconds: dict[str, float]) -> list[str]:
     """Sentences that weigh each stage against the plain Trainer, from what was measured.
 
     ``rows``: method -> row of the results table, with ``trainer_short`` and ``deepspeed_zero0`` among them; ``seconds``:
