@@ -69,7 +69,7 @@ def most_repeated_run(texts: list[str], length: int = 8) -> tuple[int, str]:
     return count, " ".join(run)
 
 
-def best_single_term(texts: list[str], labels: list[int]) -> tuple[float, str]:
+def best_single_term(texts: list[str], labels: list[int] | np.ndarray) -> tuple[float, str]:
     """The word or word pair whose presence predicts the label best on the whole set: (accuracy, term)."""
     from sklearn.feature_extraction.text import CountVectorizer
 

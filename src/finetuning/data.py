@@ -215,7 +215,8 @@ def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, list[tuple[int, 
     The test split is kept whole but for its own repeats; a review that stands in test as well is dropped from train and
     validation, because a model that met it in training would be marked on what it remembers. Used in lesson 01.
     """
-    home, drop = {}, {}
+    home: dict[str, str] = {}
+    drop: dict[str, list[tuple[int, str]]] = {}
     for name in ("test", "validation", "train"):
         drop[name] = []
         for row, text in enumerate(splits[name]["text"]):
@@ -275,7 +276,7 @@ def padded_tokens(lengths: np.ndarray, batch_size: int, strategy: str, *, max_le
     return int(sum(len(batch) * batch.max() for batch in batches))
 
 
-def save_splits(splits: DatasetDict, folder: Path) -> None:
+def save_splits(splits: DatasetDict, folder: Path) -> Path:
     """``splits.save_to_disk`` under a temporary name, then renamed, so that a lesson never reads a half-written data set."""
     partial = folder.with_name(folder.name + ".partial")
     for old in (partial, folder):

@@ -6,6 +6,8 @@ Own work, made of boxes and arrows; the padding figure computes its batches. The
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -203,7 +205,7 @@ def draw(folder: str | Path) -> list[Path]:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {f"roadmap_{name[:2]}": lambda name=name: roadmap(name) for name in LESSONS}
+    figures: dict[str, Callable[[], Figure]] = {f"roadmap_{name[:2]}": partial(roadmap, name) for name in LESSONS}
     figures |= {"two_paths": two_paths, "text_to_text": text_to_text, "padding": padding}
     figures |= {"optimizer_memory": optimizer_memory, "zero_stages": zero_stages}
     paths = []

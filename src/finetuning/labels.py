@@ -27,7 +27,7 @@ def label_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tokens[0] for tokens in ids]
 
 
-def length_sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def length_sorted_batches(lengths: Sequence[int] | np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Rows in batches of similar length, the longest first so that a memory limit shows at once."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

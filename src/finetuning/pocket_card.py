@@ -44,7 +44,7 @@ def fine_tuned_on_pocket_reviews() -> dict[str, list[dict]]:
     """The rows of the course's runs with three seeds: a dict of method -> list of rows, one per seed."""
     from finetuning.course import run_course
 
-    rows = {method: [] for method in METHODS}
+    rows: dict[str, list[dict]] = {method: [] for method in METHODS}
     for seed in SEEDS:
         workspace = run_course("pocket", seed=seed, name=f"card-{seed}", lessons=LESSONS[1:4])
         for method in METHODS:

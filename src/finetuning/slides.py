@@ -78,17 +78,17 @@ def _copy_reveal(folder):
 
 def arrange(notebook: NotebookNode) -> NotebookNode:
     """The notebook cut into cells that fit on slides; a cell that would not fit any more begins a slide below the last."""
-    sections = []  # one per slide of type "slide" or exercise: [minutes, [cells]]
+    sections: list = []  # one per slide of type "slide" or exercise: [minutes, [cells]]
     for cell in notebook.cells:
         kind = cell.metadata.get("slideshow", {}).get("slide_type", "-")
         if kind == "skip":
             continue
-        minutes = MINUTES.search(cell.source) if cell.cell_type == "markdown" else None
-        if kind == "slide" or minutes or not sections:
-            sections.append([int(minutes[1]) if minutes else 0, []])
+        announced = MINUTES.search(cell.source) if cell.cell_type == "markdown" else None
+        if kind == "slide" or announced or not sections:
+            sections.append([int(announced[1]) if announced else 0, []])
         sections[-1][1].extend(_pieces(cell, kind))
     total, past = sum(minutes for minutes, _ in sections), 0
-    cells = []
+    cells: list = []
     for minutes, pieces in sections:
         starts = _break(pieces)
         for piece in starts:

@@ -208,7 +208,7 @@ def verdict_lines(rows: dict[str, dict], seconds: dict[str, float]) -> list[str]
         lines.append(
             "No stage was faster than the plain Trainer here: on this machine DeepSpeed buys no time, only memory."
         )
-    smallest = min(held, key=held.get)
+    smallest = min(held, key=lambda name: held[name])
     lines.append(
         f"The least memory per rank: {smallest.removeprefix('deepspeed_')}, {held[smallest] / 2**20:,.1f} MiB."
     )
