@@ -1,5 +1,7 @@
 """Lesson 04: start a training of several processes, watch it, and collect what its ranks measured."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +21,9 @@ from finetuning import CourseError
 from finetuning.training import last_whole_checkpoint
 from finetuning.workspace import write_atomically
 from finetuning.zero import configuration_file
+
+if TYPE_CHECKING:
+    from finetuning.workspace import Workspace
 
 # What a rank or a launcher says when it fails -> the way out. The first that fits is shown.
 WAYS_OUT = (
@@ -55,7 +61,9 @@ WAYS_OUT = (
 )
 
 
-def training(workspace, name, *, deepspeed=None, bf16=False, **options):
+def training(
+    workspace: Workspace, name: str, *, deepspeed: str | Path | None = None, bf16: bool = False, **options: Any
+) -> dict:
     """What ``finetuning.train`` needs for one training, as a dict; its files go to ``models/<name>`` of the run.
 
     ``deepspeed`` names one of the course's configurations or a JSON file; None: the plain Trainer. ``options`` replace the
@@ -66,7 +74,7 @@ def training(workspace, name, *, deepspeed=None, bf16=False, **options):
     """
     settings = workspace.settings
     if deepspeed is not None and not str(deepspeed).endswith(".json"):
-        deepspeed = configuration_file(deepspeed)
+        deepspeed = configuration_file(str(deepspeed))
     chosen = {
         "name": name,
         "settings": settings.as_dict(),
@@ -91,7 +99,14 @@ def training(workspace, name, *, deepspeed=None, bf16=False, **options):
     return chosen | options
 
 
-def run(trainings, *, ranks=2, launcher="torchrun", port=None, limit=600):
+def run(
+    trainings: dict | list[dict],
+    *,
+    ranks: int = 2,
+    launcher: str = "torchrun",
+    port: int | None = None,
+    limit: float = 600,
+) -> list:
     """Start the trainings on ``ranks`` processes of this machine and return what each rank measured.
 
     ``trainings`` is a dict from ``training`` or a list of them, run in turn. Progress of rank 0 is printed as it comes, all
@@ -103,7 +118,7 @@ def run(trainings, *, ranks=2, launcher="torchrun", port=None, limit=600):
     several = isinstance(trainings, list)
     if several and _gpus():  # processes that have touched a GPU cannot be copied, so each training pays its own start
         return [run(one, ranks=ranks, launcher=launcher, port=port, limit=limit) for one in trainings]
-    trainings = trainings if several else [trainings]
+    trainings = trainings if isinstance(trainings, list) else [trainings]
     for one in trainings:
         folder = Path(one["folder"])
         if not one["save_steps"]:
@@ -127,7 +142,7 @@ def run(trainings, *, ranks=2, launcher="torchrun", port=None, limit=600):
     return collected if several else collected[0]
 
 
-def command(launcher, config, ranks, port=29531):
+def command(launcher: str, config: str | Path, ranks: int, port: int = 29531) -> list[list[str]]:
     """The commands that ``run`` starts, as lists of words: what you would type into a terminal."""
     script = ["-m", "finetuning.train", str(config)]
     if launcher == "python":
@@ -166,7 +181,7 @@ def command(launcher, config, ranks, port=29531):
     raise CourseError(f"There is no launcher {launcher!r}; choose 'torchrun', 'deepspeed' or 'two nodes'.")
 
 
-def free_port():
+def free_port() -> int:
     """A TCP port of this machine that nobody listens on."""
     import socket
 
@@ -175,7 +190,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def joined_scores(answers):
+def joined_scores(answers: list[dict]) -> np.ndarray:
     """The label scores of the test reviews, put together from the shares of the ranks: an array of shape (reviews, 2)."""
     shares = [np.array(answer["scores"]) for answer in answers]
     scores = np.zeros((sum(map(len, shares)), 2))
@@ -184,7 +199,9 @@ def joined_scores(answers):
     return scores
 
 
-def largest_trainable(workspace, shapes, *, deepspeed=None, ranks=1):
+def largest_trainable(
+    workspace: Workspace, shapes: dict[str, dict], *, deepspeed: str | Path | None = None, ranks: int = 1
+) -> dict[str, dict]:
     """Train ever larger models of random weights for a few steps until the memory is full.
 
     ``shapes``: dict of name -> values of a T5Config, smallest first. Returns what rank 0 measured for each that fitted, by name.
@@ -264,17 +281,17 @@ def _watch(commands, environment, log, limit):
         stop(processes)
 
 
-def universal_checkpoint(one):
+def universal_checkpoint(one: dict) -> dict:
     """Turn the last whole checkpoint of a DeepSpeed training into a universal one, which any number of ranks can load.
 
     Returns the training with a configuration that loads it. Raises CourseError where there is no checkpoint yet.
     """
-    checkpoint = last_whole_checkpoint(one["folder"])
-    if checkpoint is None:
+    found = last_whole_checkpoint(one["folder"])
+    if found is None:
         raise CourseError(
             f"The training {one['name']!r} has no whole checkpoint in {one['folder']}; run it with save_steps first."
         )
-    checkpoint = Path(checkpoint)
+    checkpoint = Path(found)
     tag = (checkpoint / "latest").read_text().strip()
     settings = json.loads(Path(one["deepspeed"]).read_text())
     words = [
@@ -300,11 +317,12 @@ def universal_checkpoint(one):
     return one | {"deepspeed": str(path), "die_at": None}
 
 
-def stop(processes, patience=5):
+def stop(processes: list[subprocess.Popen], patience: float = 5) -> None:
     """End launchers and their ranks: the ranks end when their standard input does, the launchers when told or killed."""
     for process in processes:
         with contextlib.suppress(OSError):
-            process.stdin.close()
+            if process.stdin:
+                process.stdin.close()
     ends = time.monotonic() + patience
     for told in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:

@@ -5,15 +5,21 @@ the same arithmetic for the rest; activations from a formula over the model's sh
 for eager attention and no dropout, as the course trains on a CPU (dropout would keep masks besides).
 """
 
+from __future__ import annotations
+
 import json
 import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from finetuning import CourseError
 from finetuning.profiles import describe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, T5Config
 
 # The T5 family of Raffel et al. 2020, from the config.json of google-t5/t5-small ... t5-11b on the Hub.
 _SHARED = {"vocab_size": 32128, "decoder_start_token_id": 0}
@@ -59,7 +65,7 @@ class Row:
     host_bytes: int
 
     @property
-    def total(self):
+    def total(self) -> int:
         return sum(self.bytes.values())
 
 
@@ -93,7 +99,14 @@ class Plan:
         return "\n".join([*lines, self.advice])
 
 
-def plan(model, *, gpus=1, memory="16GB", tokens=(512, 2), checkpointing=False):
+def plan(
+    model: str | Path,
+    *,
+    gpus: int = 1,
+    memory: int | str = "16GB",
+    tokens: tuple[int, int] = (512, 2),
+    checkpointing: bool = False,
+) -> Plan:
     """How to train a T5 with Adam in bf16 on ``gpus`` cards of ``memory`` each: a Plan, the simplest way that fits first.
 
     ``model``: one of the T5 family, or a folder with a config.json; no weights and no network are needed. ``memory``: bytes, or
@@ -117,7 +130,7 @@ def plan(model, *, gpus=1, memory="16GB", tokens=(512, 2), checkpointing=False):
     return Plan(describe(str(model)), count_parameters(shape)[0], gpus, card, usable, rows, _advice(rows[0], gpus))
 
 
-def t5_shape(model):
+def t5_shape(model: str | Path) -> T5Config:
     """The T5Config of a model of the family, or of a folder with a config.json. Raises CourseError for anything else."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import T5Config
@@ -140,7 +153,7 @@ def t5_shape(model):
         ) from error
 
 
-def card_bytes(memory):
+def card_bytes(memory: int | str) -> int:
     """Bytes of ``16GB``, ``80 GiB`` or a number of bytes. Raises CourseError when it is none of these."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(memory))
     if isinstance(memory, bool) or not found or found[2].upper() not in UNITS:
@@ -153,7 +166,7 @@ def card_bytes(memory):
     return size
 
 
-def count_parameters(shape):
+def count_parameters(shape: T5Config) -> tuple[int, int]:
     """Parameters of a T5Config's model, and of its largest module, which ZeRO-3 gathers whole: (all, largest).
 
     The model is built without memory, on PyTorch's meta device.
@@ -172,7 +185,7 @@ def _count(shape):
     return sum(weight.numel() for weight in model.parameters()), max(modules)
 
 
-def state_bytes(parameters, largest, way, gpus):
+def state_bytes(parameters: int, largest: int, way: str, gpus: int) -> tuple[dict[str, int], int]:
     """Bytes per GPU of parameters, gradients and optimizer, and main memory per node for offload: (dict, bytes).
 
     plain: 4 + 4 + 8 per parameter (fp32 weights, gradients, Adam's moments), 2 for the bf16 copies that autocast makes of the
@@ -213,7 +226,9 @@ def state_bytes(parameters, largest, way, gpus):
     return sizes, host if offloaded else 0
 
 
-def activation_bytes(shape, reviews, tokens, *, precision="bf16", checkpointing=False):
+def activation_bytes(
+    shape: T5Config, reviews: int, tokens: tuple[int, int], *, precision: str = "bf16", checkpointing: bool = False
+) -> dict[str, int]:
     """Bytes of activations at the peak of a training step of ``reviews`` reviews: a dict of part -> bytes.
 
     Korthikanti et al. 2022 (arXiv 2205.05198, section 4) add up what each layer of a decoder saves for its backward pass; this
@@ -282,7 +297,7 @@ def _kept_by_activation(shape, autocast):
     return kept + 1 + (autocast and shape.dense_act_fn == "relu")
 
 
-def saved_bytes(model, batch):
+def saved_bytes(model: PreTrainedModel, batch: dict) -> int:
     """Measured: bytes that the forward pass of the Trainer's loss saves for the backward pass, parameters left out.
 
     ``batch`` as the collator makes it, with ``decoder_input_ids``. Each stored tensor is counted once.
@@ -305,7 +320,7 @@ def saved_bytes(model, batch):
     return sum(size for address, size in saved.items() if address not in own)
 
 
-def needed_bytes(shape, way, gpus, micro_batch, **setting):
+def needed_bytes(shape: T5Config, way: str, gpus: int, micro_batch: int, **setting: Any) -> tuple[dict[str, int], int]:
     """Bytes per GPU by component for one way to train, and main memory per node: (dict, bytes).
 
     ``setting``: ``tokens`` and ``checkpointing``, as for ``activation_bytes``.
@@ -316,7 +331,7 @@ def needed_bytes(shape, way, gpus, micro_batch, **setting):
     return sizes | {"activations": sum(activations.values())}, host
 
 
-def family_bytes(numbers=(1, 8, 64)):
+def family_bytes(numbers: tuple[int, ...] = (1, 8, 64)) -> dict[int, dict[str, dict[int, int]]]:
     """Bytes per GPU for one review of 512 tokens over the T5 family: a dict of number of GPUs -> way -> {parameters: bytes}."""
     shapes = [t5_shape(name) for name in FAMILY]
     return {

@@ -17,14 +17,22 @@ The input embeddings start from word statistics (positive pointwise mutual infor
 a truncated SVD: Levy and Goldberg 2014) instead of noise, which saves hours on a CPU.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetuning.profiles import POCKET_T5
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 VOCABULARY = 8192
 SENTINELS = 100
@@ -38,7 +46,7 @@ SAVE_EVERY = 500  # steps
 SENTENCE = 40  # tokens; a longer sentence is cut
 GROUP = 8  # sentences of one review that answer together
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "d_model": 192,
     "d_kv": 32,
     "num_heads": 6,
@@ -57,7 +65,7 @@ FOLLOWS_SHARE = 1 / 16
 TOKENS_HIDDEN = 0.1  # supervised inputs: share of tokens replaced by <unk>, a cheap stand-in for dropout
 
 
-def training_reviews(source):
+def training_reviews(source: str) -> tuple[list[str], np.ndarray]:
     """The pre-training text: IMDb's training reviews that do not also stand in its test half.
 
     ``source`` is a folder with ``train.parquet`` and ``test.parquet`` (columns ``text`` and ``label``) or the Hub id
@@ -78,7 +86,7 @@ def training_reviews(source):
     return texts, np.array(labels)
 
 
-def train_tokenizer(texts):
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
     """A lower-casing Unigram tokenizer of ``VOCABULARY`` pieces laid out as T5's: pad 0, end 1, unknown 2, sentinels last."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -133,7 +141,7 @@ def train_tokenizer(texts):
     )
 
 
-def word_statistics(rows, size, seed):
+def word_statistics(rows: list[np.ndarray], size: int, seed: int) -> np.ndarray:
     """Start vectors of the pieces: PPMI of a five-piece window, truncated SVD, scaled to unit variance.
 
     ``rows`` are arrays of token ids. Returns a float32 array of shape (VOCABULARY, size). The label words get random
@@ -164,7 +172,7 @@ def word_statistics(rows, size, seed):
     return vectors.astype(np.float32)
 
 
-def build_model(tokenizer, start_vectors, seed):
+def build_model(tokenizer: PreTrainedTokenizerBase, start_vectors: np.ndarray, seed: int) -> PreTrainedModel:
     """A T5 of ``SHAPE`` with random weights but for the embeddings, which start from ``start_vectors``."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
@@ -189,7 +197,9 @@ def build_model(tokenizer, start_vectors, seed):
 class Passages:
     """Draws training batches from tokenized reviews; batch ``step`` is the same in every run with the same seed."""
 
-    def __init__(self, rows, labels, tokenizer, seed):
+    def __init__(
+        self, rows: list[np.ndarray], labels: np.ndarray, tokenizer: PreTrainedTokenizerBase, seed: int
+    ) -> None:
         self.rows, self.labels, self.seed = rows, labels, seed
         self.long = np.array([i for i, row in enumerate(rows) if len(row) >= 150])
         self.answers = tokenizer.convert_tokens_to_ids(["▁" + word for word in LABEL_WORDS])
@@ -201,7 +211,7 @@ class Passages:
         stops = tokenizer.convert_tokens_to_ids([".", "!", "?"])
         self.sentences = [sentence_bounds(row, stops) for row in rows]
 
-    def supervised(self, step):
+    def supervised(self, step: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Input ids (rows, length), target ids (rows, 2: the answer and the end) and how many rows in turn share an answer."""
         rng = np.random.default_rng((self.seed, step, 0))
         length = int(rng.choice(list(PASSAGES), p=list(PASSAGES.values())))
@@ -254,7 +264,7 @@ class Passages:
         start = rng.integers(max(1, len(other) - half + 1))
         return a, other[start : start + half], follows
 
-    def corrupted(self, step):
+    def corrupted(self, step: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Span corruption: inputs with sentinels for the dropped spans, targets with the spans after their sentinels."""
         rng = np.random.default_rng((self.seed, step, 1))
         length = int(rng.choice(SPAN_LENGTHS))
@@ -272,7 +282,7 @@ class Passages:
         return inputs, targets, 1
 
 
-def sentence_bounds(row, stops, shortest=5):
+def sentence_bounds(row: np.ndarray, stops: np.ndarray, shortest: int = 5) -> list[int]:
     """Where the sentences of a tokenized review begin, and its end: sentence k is ``row[bounds[k]:bounds[k + 1]]``.
 
     A sentence ends with a token in ``stops`` and is at least ``shortest`` tokens long, so that "..." ends no sentence thrice.
@@ -286,7 +296,9 @@ def sentence_bounds(row, stops, shortest=5):
     return [*bounds[:-1], len(row)]
 
 
-def corrupt_spans(tokens, noise, spans, first_sentinel, rng):
+def corrupt_spans(
+    tokens: list[int], noise: int, spans: int, first_sentinel: int, rng: np.random.Generator
+) -> tuple[list[int], list[int]]:
     """T5's span corruption of one passage (Raffel et al. 2020, section 3.1.4).
 
     ``noise`` tokens in ``spans`` spans are dropped from ``tokens``; each span leaves one sentinel (ids counting down from
@@ -308,12 +320,14 @@ def corrupt_spans(tokens, noise, spans, first_sentinel, rng):
     return [*source, EOS], [*target, first_sentinel - spans, EOS]
 
 
-def learning_rate(progress, step, peak):
+def learning_rate(progress: float, step: int, peak: float) -> float:
     """Linear warm-up over ``WARM_UP`` steps, then a cosine down to a fiftieth of the peak; ``progress`` runs from 0 to 1."""
     return peak * min(1, (step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1, progress))))
 
 
-def sentiment_accuracy(model, rows, labels, passages, tokens, device):
+def sentiment_accuracy(
+    model: PreTrainedModel, rows: list[np.ndarray], labels: np.ndarray, passages: Passages, tokens: int, device: str
+) -> float:
     """Accuracy of ``sentiment:`` on the last ``tokens`` tokens of each review, by the label word with the higher score."""
     import torch
 
@@ -334,7 +348,7 @@ def sentiment_accuracy(model, rows, labels, passages, tokens, device):
     return right / len(rows)
 
 
-def forward_loss(model, inputs, targets, group, device):
+def forward_loss(model: PreTrainedModel, inputs: np.ndarray, targets: np.ndarray, group: int, device: str) -> Tensor:
     """Mean cross-entropy over the target tokens, padding left out; the logits are taken to fp32 first.
 
     Each ``group`` rows in turn have one answer: their logits are added.
@@ -349,7 +363,7 @@ def forward_loss(model, inputs, targets, group, device):
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[::group].flatten(), ignore_index=PAD)
 
 
-def feature_dropout(rate):
+def feature_dropout(rate: float) -> Module:
     """Dropout that leaves out the same features at every token of a passage (Gal and Ghahramani 2016).
 
     The usual one draws a number for each feature of each token, which takes half of a forward pass on a CPU.
@@ -366,7 +380,7 @@ def feature_dropout(rate):
     return FeatureDropout()
 
 
-def prepare(source, work, seed, new_tokenizer=False):
+def prepare(source: str, work: Path, seed: int, new_tokenizer: bool = False) -> tuple:
     """Tokenizer, tokenized reviews, labels and start vectors, kept in ``work`` for the next start.
 
     The shipped tokenizer is used again unless ``new_tokenizer``: the library's Unigram trainer gives slightly other pieces
@@ -396,7 +410,18 @@ def prepare(source, work, seed, new_tokenizer=False):
         return AutoTokenizer.from_pretrained(work / "tokenizer"), rows, file["labels"], file["vectors"]
 
 
-def pretrain(source, work, out, *, steps=None, minutes=None, seed=1, peak=1e-3, new_tokenizer=False, start_from=None):
+def pretrain(
+    source: str,
+    work: Path,
+    out: Path,
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    seed: int = 1,
+    peak: float = 1e-3,
+    new_tokenizer: bool = False,
+    start_from: str | None = None,
+) -> None:
     """Train until ``steps`` or ``minutes`` are spent, resuming from ``work``, and write the model to ``out``.
 
     ``start_from``: a folder with an earlier pocket T5 to go on from, instead of word statistics and random weights.
@@ -456,10 +481,10 @@ def pretrain(source, work, out, *, steps=None, minutes=None, seed=1, peak=1e-3, 
         (work / "state.partial").replace(state)
 
     began = time.monotonic() - spent
-    losses = {"supervised": [], "spans": []}
+    losses: dict[str, list[float]] = {"supervised": [], "spans": []}
     while True:
         spent = time.monotonic() - began
-        progress = step / steps if steps else spent / 60 / minutes
+        progress = step / steps if steps else spent / 60 / minutes  # type: ignore[operator]  # one of the two is given
         if progress >= 1:
             break
         for group in optimizer.param_groups:
@@ -493,7 +518,7 @@ def pretrain(source, work, out, *, steps=None, minutes=None, seed=1, peak=1e-3, 
     print(f"{step:,} steps in {spent / 60:.0f} minutes; the model lies in {out}")
 
 
-def write_model(model, tokenizer, out):
+def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """Save model (bfloat16 safetensors), tokenizer and generation settings to ``out``."""
     import torch
 
@@ -503,7 +528,7 @@ def write_model(model, tokenizer, out):
     tokenizer.save_pretrained(out)
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """Command line of ``python -m finetuning.pretrain``."""
     parser = argparse.ArgumentParser(prog="python -m finetuning.pretrain", description="Pre-train pocket T5.")
     parser.add_argument(

@@ -5,6 +5,8 @@ to ``rank<N>.json`` in the training's folder; rank 0 prints the progress. The sa
 and many nodes: rank, world size and address come from the launcher's environment variables.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -14,15 +16,27 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetuning.workspace import write_atomically
 
+if TYPE_CHECKING:
+    from transformers import (
+        PreTrainedTokenizerBase,
+        Seq2SeqTrainingArguments,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
+
+    from finetuning.profiles import Profile
+
 COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first ones also allocate
 
 
-def arguments(training):
+def arguments(training: dict) -> Seq2SeqTrainingArguments:
     """The Trainer's arguments of a training. ``deepspeed`` names the JSON file that both the Trainer and DeepSpeed read."""
     import torch
     from transformers import Seq2SeqTrainingArguments
@@ -49,7 +63,7 @@ def arguments(training):
     )
 
 
-def train(training):
+def train(training: dict) -> dict:
     """Run one training on this rank; returns what it measured, as it stands in ``rank<N>.json``."""
     import torch
     from datasets import load_from_disk
@@ -111,7 +125,7 @@ def train(training):
     return measured
 
 
-def shrink_model(folder, tokenizer):
+def shrink_model(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Load the saved weights and save them once more with their tokenizer: DeepSpeed stores T5's tied embedding several times."""
     import torch
     from transformers import T5ForConditionalGeneration
@@ -121,7 +135,7 @@ def shrink_model(folder, tokenizer):
     tokenizer.save_pretrained(folder)
 
 
-def score_share(training, settings, args):
+def score_share(training: dict, settings: Profile, args: Seq2SeqTrainingArguments) -> dict:
     """Label scores of this rank's share of the test reviews by the saved model, and how many reviews per second that made."""
     from dataclasses import replace
 
@@ -139,7 +153,7 @@ def score_share(training, settings, args):
     return {"scores": scores.round(6).tolist(), "predict_reviews_per_second": speed * args.world_size}
 
 
-def wait_for_all():
+def wait_for_all() -> None:
     """Return when every rank has come here."""
     import torch
 
@@ -153,11 +167,14 @@ class Watch:
     Rank 0 also prints a line of progress now and then. (A duck-typed ``TrainerCallback``: that class would import the Trainer.)
     """
 
-    def __init__(self, training):
-        self.training, self.trainer, self.seconds, self.bytes = training, None, [], None
-        self.printed, self.sent = 0.0, {}
+    def __init__(self, training: dict) -> None:
+        self.training, self.printed = training, 0.0
+        self.trainer: Any = None  # given once it exists
+        self.seconds: list[float] = []
+        self.bytes: dict[str, int] | None = None
+        self.sent: dict = {}
 
-    def measured(self):
+    def measured(self) -> dict:
         """Median seconds per step, bytes per component and bytes sent per step by each rank (None where not measured)."""
         used = self.seconds[COUNT_AT:] or self.seconds
         steps = sorted(self.sent)
@@ -167,30 +184,43 @@ class Watch:
             sent = (self.sent[steps[-1]] - self.sent[steps[0]]) / (steps[-1] - steps[0]) / ranks
         return {"seconds_per_step": float(np.median(used)), "bytes_per_rank": self.bytes, "bytes_sent_per_step": sent}
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         from finetuning.zero import own_step_counters
 
         own_step_counters(self.trainer.optimizer)
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.began = time.perf_counter()
         if state.global_step >= COUNT_AT:
             self.sent[state.global_step] = loopback_bytes()
         if self.training["die_at"] == state.global_step:  # the lesson's power cut
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def on_substep_end(self, args, state, control, **kwargs):
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.global_step == COUNT_AT and self.bytes is None:
             from finetuning.zero import held_bytes
 
             self.bytes = held_bytes(self.trainer.model_wrapped, self.trainer.optimizer)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.seconds.append(time.perf_counter() - self.began)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
         done = state.global_step == state.max_steps
-        if args.process_index == 0 and "loss" in (logs or {}) and (done or time.monotonic() - self.printed > 3):
+        if args.process_index == 0 and logs and "loss" in logs and (done or time.monotonic() - self.printed > 3):
             self.printed = time.monotonic()
             progress(
                 f"{self.training['name']:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}"
@@ -202,7 +232,7 @@ class Watch:
         raise AttributeError(name)
 
 
-def loopback_bytes():
+def loopback_bytes() -> int | None:
     """Bytes that this machine has sent to itself so far (Linux); None elsewhere. Ranks on one machine talk that way on a CPU."""
     counters = Path("/proc/net/dev")
     if not counters.exists():
@@ -211,12 +241,12 @@ def loopback_bytes():
     return int(line.split()[9]) if line else None
 
 
-def progress(line):
+def progress(line: str) -> None:
     """Print a line for the reader; the libraries' own output goes to the rank's log."""
     os.write(PROGRESS, f"| {line}\n".encode())
 
 
-def quiet_libraries():
+def quiet_libraries() -> None:
     """Keep the libraries' chatter at warnings."""
     from transformers.utils import logging
 
@@ -224,7 +254,7 @@ def quiet_libraries():
     logging.disable_progress_bar()
 
 
-def meet_apart(name):
+def meet_apart(name: str) -> None:
     """Let the ranks find each other under names of this training's own: the launcher's store still holds those of the last."""
     import torch
 
@@ -237,7 +267,7 @@ def meet_apart(name):
         )  # fmt: skip
 
 
-def die_with_the_launcher():
+def die_with_the_launcher() -> None:
     """End this process when the one that launched it is gone: standard input, a pipe that it holds, comes to its end."""
 
     def wait():
@@ -248,7 +278,7 @@ def die_with_the_launcher():
     threading.Thread(target=wait, daemon=True).start()
 
 
-def run(training):
+def run(training: dict) -> int:
     """One training with its log and its answer on disk; returns the exit code."""
     rank = int(os.environ.get("RANK", 0))
     folder = Path(training["folder"])
@@ -272,7 +302,7 @@ def run(training):
 PROGRESS = 1
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Command line: one JSON file. ``--local_rank`` is what the ``deepspeed`` launcher adds; the environment says the same."""
     global PROGRESS
     parser = argparse.ArgumentParser(prog="python -m finetuning.train", description="One rank of a training.")
