@@ -150,11 +150,12 @@ WRONG = {
         ("lambda text: any(w in text.lower() for w in ('not', 'n\\'t', 'never', 'without', 'no '))", "inside other words"),
         ("lambda text: True", "inside other words"),
     ],
-    "with_temperature": [
-        ("lambda p, t: p ** t / (p ** t).sum(1, keepdims=True)", "you multiply by it"),
-        ("lambda p, t: p / t", "do not sum to one"),
-        ("lambda p, t: p / t / (p / t).sum(1, keepdims=True)", "undoes itself"),
-        ("lambda p, t: np.exp(p / t) / np.exp(p / t).sum(1, keepdims=True)", "take their logarithm first"),
+    "stream_answers": [
+        ("lambda texts, predict, size: predict(list(texts))", "a list holds the answers"),
+        ("lambda texts, predict, size: iter(predict(list(texts)))", "read before the first answer"),
+        ("lambda texts, predict, size: (predict([text])[0] for text in texts)", "for single reviews"),
+        ("lambda texts, predict, size: (a for _ in range(2) for a in predict([next(texts) for _ in range(size)]))", "last review is missing"),
+        ("lambda texts, predict, size: (a for a in predict([next(texts) for _ in range(5)]))", "3 is the most"),
     ],
     "calibration_error": [
         ("lambda c, r, e: np.mean([abs(c[b].mean() - r[b].mean()) for b in B(c, e)])", "a bin with more reviews must weigh more"),

@@ -1,4 +1,4 @@
-"""Lesson 05: a paired test, a slice, a temperature, the calibration error."""
+"""Lesson 05: a paired test, the calibration error, a slice, predictions in a stream."""
 
 from typing import Any
 
@@ -69,44 +69,6 @@ def negation_slice(answer: Any) -> str:
 
 
 @exercise(
-    "A temperature works on logits; the logarithm of the probabilities will do as logits.",
-    "Divide the logarithms by the temperature, then make probabilities of them again by a softmax.",
-    "softmax(log(p) / temperature), for each row over its two columns.",
-)
-def with_temperature(answer: Any) -> str:
-    """``answer(scores, temperature)``: probabilities of shape (reviews, 2) made less sure (over 1) or surer (under 1)."""
-    import numpy as np
-
-    scores = np.array([[0.2, 0.8], [0.5, 0.5]])
-    given = result(answer, scores, 2.0)
-    if (
-        not isinstance(given, list)
-        or len(given) != 2
-        or not all(isinstance(row, list) and len(row) == 2 for row in given)
-    ):
-        raise Mistake("return two probabilities for each review, in the shape that came in.")
-    if near(given[0], [1 / 17, 16 / 17], 1e-4):
-        raise Mistake("a temperature of 2 made the model surer: you multiply by it; divide.")
-    if near(given[0], [0.1, 0.4], 1e-4):
-        raise Mistake("you divide the probabilities, which then do not sum to one; divide their logarithms.")
-    if near(given[0], [0.2, 0.8], 1e-4):
-        raise Mistake(
-            "nothing changed: dividing probabilities and normalising again undoes itself. Work on the logarithms."
-        )
-    if near(given[0], [0.4255574, 0.5744426], 1e-4):
-        raise Mistake("you took the probabilities for logits; take their logarithm first.")
-    if not near(sum(given[0]), 1, 1e-4):
-        raise Mistake("the two probabilities of a review must sum to one.")
-    if not near(given, [[1 / 3, 2 / 3], [0.5, 0.5]], 1e-4) or not near(
-        result(answer, scores, 1.0), scores.tolist(), 1e-4
-    ):
-        raise Mistake(
-            f"0.2 and 0.8 at temperature 2 become 1/3 and 2/3, and you got {given[0]}; at temperature 1 nothing changes."
-        )
-    return "The verdicts stay as they are, only the confidence moves: temperature cannot change the accuracy."
-
-
-@exercise(
     "For each bin: how sure was the model there on average, and how often was it right?",
     "The gap of a bin is the absolute difference of the two; an empty bin has none.",
     "Weight each gap by the share of all reviews that lie in its bin, and add up.",
@@ -136,3 +98,46 @@ def calibration_error(answer: Any) -> str:
     if not near(number(result(answer, np.array([0.75, 1.0]), np.array([1, 1]), [0.5, 0.75, 1.0])), 0.125, 1e-4):
         raise Mistake("a confidence on an edge belongs to the bin below it; 1.0 is in the last bin.")
     return "A small error says that of the reviews called 90 % sure about nine in ten are right; it says nothing about accuracy."
+
+
+@exercise(
+    "Collect texts in a list until it is as long as a batch, hand it to `predict`, and begin a new one.",
+    "`yield from predict(batch)` passes the answers on, one after the other, before the next text is read.",
+    "After the loop the last batch may be shorter, but not empty: `if batch: yield from predict(batch)`.",
+)
+def stream_answers(answer):
+    """``answer(texts, predict, batch_size)``: yields the answer to each text of an iterator, and never holds more than a batch."""
+    if not callable(answer):
+        raise Mistake("hand over the function itself, without brackets behind its name.")
+    taken, batches = [], []
+
+    def texts():
+        for i in range(7):
+            taken.append(i)
+            yield f"review {i}"
+
+    def predict(batch):
+        batches.append(len(batch))
+        return [text.upper() for text in batch]
+
+    made = answer(texts(), predict, 3)
+    if isinstance(made, list):
+        raise Mistake("a list holds the answers to a million reviews at once; `yield` them instead.")
+    given = [next(made, None)]
+    if len(taken) == 7:
+        raise Mistake("all reviews were read before the first answer came; a file may be larger than your memory.")
+    given += made
+    if 1 in batches[:-1]:
+        raise Mistake("`predict` was called for single reviews; in batches it is many times as fast.")
+    if max(batches, default=0) > 3:
+        raise Mistake(f"a batch of {max(batches)} was handed to `predict`, and 3 is the most it may get.")
+    if len(given) == 6:
+        raise Mistake("the answer to the last review is missing: what is left over at the end is a batch too.")
+    if batches[-1:] == [0]:
+        raise Mistake("the last batch was empty; when the reviews divide evenly there is nothing left to predict.")
+    if given != [f"REVIEW {i}" for i in range(7)]:
+        raise Mistake(f"seven reviews were put in and {len(given)} answers came out, or in another order.")
+    made = list(answer(iter(["a", "b"]), predict, 2))
+    if made != ["A", "B"] or 0 in batches:
+        raise Mistake("two reviews in batches of two: one batch, and no empty one after it.")
+    return "The command `python -m finetuning predict` reads files of any size in just this way."
