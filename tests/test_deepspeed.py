@@ -250,6 +250,9 @@ def test_no_process_outlives_an_interrupt_or_a_dead_kernel(workspace, tiny_model
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # ignored when tests run in the background
     )
     assert b"orphan" in kernel.stdout.readline()  # it trains
     config = str(workspace.logs / "orphan.json")

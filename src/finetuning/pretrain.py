@@ -8,9 +8,7 @@ review that also stands in the test half.
 The tasks, each with its prefix:
 
 - no prefix: span corruption;
-- ``sentiment:`` a passage of a review -> ``positive`` or ``negative``; when the passages are single sentences, most of which
-  tell nothing by themselves, those of one review answer together: their logits are added before the loss (multiple-instance
-  learning; Kotzias et al. 2015, "From Group to Individual Labels using Deep Features");
+- ``sentiment:`` a passage of a review -> ``positive`` or ``negative``;
 - ``follows:`` two passages -> ``yes`` when the second comes right after the first in one review, else ``no``.
 
 The input embeddings start from word statistics (positive pointwise mutual information of a five-piece window, reduced by
@@ -31,7 +29,6 @@ from finetuning.profiles import POCKET_T5
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Module
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 VOCABULARY = 8192
@@ -43,9 +40,6 @@ HELD_OUT = 1000  # training reviews kept aside to watch progress
 WARM_UP = 200  # steps
 SAVE_EVERY = 500  # steps
 
-SENTENCE = 40  # tokens; a longer sentence is cut
-GROUP = 8  # sentences of one review that answer together
-
 SHAPE: dict[str, Any] = {
     "d_model": 192,
     "d_kv": 32,
@@ -56,8 +50,8 @@ SHAPE: dict[str, Any] = {
     "feed_forward_proj": "relu",
     "dropout_rate": 0.1,
 }
-# length of the passages in tokens -> share of the supervised batches; passages of the first length are single sentences
-PASSAGES = {SENTENCE: 0.4, 128: 0.25, 256: 0.2, 512: 0.15}
+# length of the passages in tokens -> share of the supervised batches
+PASSAGES = {32: 0.2, 64: 0.3, 128: 0.3, 256: 0.2}
 TOKENS_PER_BATCH = 8192
 SPAN_LENGTHS = (16, 32, 64, 128)  # tokens of the passages with gaps, each as often as the others
 SPAN_TOKENS = 2048
@@ -208,39 +202,28 @@ class Passages:
             tokenizer(prefix, add_special_tokens=False)["input_ids"] for prefix in ("sentiment:", "follows:")
         )
         self.first_sentinel = tokenizer.convert_tokens_to_ids("<extra_id_0>")
-        stops = tokenizer.convert_tokens_to_ids([".", "!", "?"])
-        self.sentences = [sentence_bounds(row, stops) for row in rows]
 
-    def supervised(self, step: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Input ids (rows, length), target ids (rows, 2: the answer and the end) and how many rows in turn share an answer."""
+    def supervised(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Input ids (rows, length) and target ids (rows, 2: the answer and the end) of the supervised tasks."""
         rng = np.random.default_rng((self.seed, step, 0))
         length = int(rng.choice(list(PASSAGES), p=list(PASSAGES.values())))
-        group = GROUP if length == SENTENCE else 1
-        count = min(TOKENS_PER_BATCH // length, 160) // group
-        inputs = np.full((count * group, length + 4), PAD, dtype=np.int64)
-        targets = np.full((count * group, 2), EOS, dtype=np.int64)
+        count = min(TOKENS_PER_BATCH // length, 160)
+        inputs = np.full((count, length), PAD, dtype=np.int64)
+        targets = np.full((count, 2), EOS, dtype=np.int64)
         for i in range(count):
-            if group == 1 and rng.random() < FOLLOWS_SHARE:
+            if rng.random() < FOLLOWS_SHARE:
                 half = (length - len(self.follows) - 2) // 2
                 a, b, follows = self._two_passages(rng, half)
-                texts, answer, prefix = [np.concatenate([a, [EOS], b])], self.yes_no[follows], self.follows
+                text, answer, prefix = np.concatenate([a, [EOS], b]), self.yes_no[follows], self.follows
             else:
                 which = rng.integers(len(self.rows))
+                text = self._passage(rng, which, length - len(self.sentiment) - 1)
                 answer, prefix = self.answers[self.labels[which]], self.sentiment
-                texts = [self._passage(rng, which, length)] if group == 1 else self._some_sentences(rng, which)
-            for j, text in enumerate(texts, i * group):
-                text = np.where(rng.random(len(text)) < TOKENS_HIDDEN, UNK, text)
-                whole = np.concatenate([prefix, text, [EOS]])
-                inputs[j, : len(whole)] = whole
-                targets[j, 0] = answer
-        return inputs[:, : int((inputs != PAD).any(axis=0).sum())], targets, group
-
-    def _some_sentences(self, rng, which):
-        """``GROUP`` sentences of a review, none twice unless it has fewer."""
-        bounds = self.sentences[which]
-        count = len(bounds) - 1
-        picked = rng.choice(count, GROUP, replace=count < GROUP)
-        return [self.rows[which][bounds[k] : bounds[k + 1]][:SENTENCE] for k in picked]
+            text = np.where(rng.random(len(text)) < TOKENS_HIDDEN, UNK, text)
+            whole = np.concatenate([prefix, text, [EOS]])
+            inputs[i, : len(whole)] = whole
+            targets[i, 0] = answer
+        return inputs, targets
 
     def _passage(self, rng, which, length):
         """The end (40 %), the beginning (20 %) or any other place (40 %) of a review."""
@@ -264,7 +247,7 @@ class Passages:
         start = rng.integers(max(1, len(other) - half + 1))
         return a, other[start : start + half], follows
 
-    def corrupted(self, step: int) -> tuple[np.ndarray, np.ndarray, int]:
+    def corrupted(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Span corruption: inputs with sentinels for the dropped spans, targets with the spans after their sentinels."""
         rng = np.random.default_rng((self.seed, step, 1))
         length = int(rng.choice(SPAN_LENGTHS))
@@ -279,21 +262,7 @@ class Passages:
             source, target = corrupt_spans(row[start : start + length], noise, spans, self.first_sentinel, rng)
             inputs[i, : len(source)] = source
             targets[i, : len(target)] = target
-        return inputs, targets, 1
-
-
-def sentence_bounds(row: np.ndarray, stops: np.ndarray, shortest: int = 5) -> list[int]:
-    """Where the sentences of a tokenized review begin, and its end: sentence k is ``row[bounds[k]:bounds[k + 1]]``.
-
-    A sentence ends with a token in ``stops`` and is at least ``shortest`` tokens long, so that "..." ends no sentence thrice.
-    """
-    bounds = [0]
-    for end in np.flatnonzero(np.isin(row, stops)) + 1:
-        if end - bounds[-1] >= shortest:
-            bounds.append(int(end))
-    if len(row) - bounds[-1] >= shortest or len(bounds) == 1:
-        return [*bounds, len(row)]
-    return [*bounds[:-1], len(row)]
+        return inputs, targets
 
 
 def corrupt_spans(
@@ -348,36 +317,15 @@ def sentiment_accuracy(
     return right / len(rows)
 
 
-def forward_loss(model: PreTrainedModel, inputs: np.ndarray, targets: np.ndarray, group: int, device: str) -> Tensor:
-    """Mean cross-entropy over the target tokens, padding left out; the logits are taken to fp32 first.
-
-    Each ``group`` rows in turn have one answer: their logits are added.
-    """
+def forward_loss(model: PreTrainedModel, inputs: np.ndarray, targets: np.ndarray, device: str) -> Tensor:
+    """Mean cross-entropy over the target tokens, padding left out; the logits are taken to fp32 first."""
     import torch
 
     ids = torch.from_numpy(inputs).to(device)
     targets = torch.from_numpy(targets).to(device)
     decoder_ids = torch.nn.functional.pad(targets[:, :-1], (1, 0), value=PAD)
     logits = model(input_ids=ids, attention_mask=ids != PAD, decoder_input_ids=decoder_ids).logits
-    logits = logits.float().unflatten(0, (-1, group)).sum(1)
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[::group].flatten(), ignore_index=PAD)
-
-
-def feature_dropout(rate: float) -> Module:
-    """Dropout that leaves out the same features at every token of a passage (Gal and Ghahramani 2016).
-
-    The usual one draws a number for each feature of each token, which takes half of a forward pass on a CPU.
-    """
-    import torch
-
-    class FeatureDropout(torch.nn.Module):
-        def forward(self, hidden):
-            if not self.training:
-                return hidden
-            keep = torch.rand(hidden.shape[0], 1, hidden.shape[2], device=hidden.device) >= rate
-            return hidden * (keep / (1 - rate)).to(hidden.dtype)
-
-    return FeatureDropout()
+    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=PAD)
 
 
 def prepare(source: str, work: Path, seed: int, new_tokenizer: bool = False) -> tuple:
@@ -420,14 +368,9 @@ def pretrain(
     seed: int = 1,
     peak: float = 1e-3,
     new_tokenizer: bool = False,
-    start_from: str | None = None,
 ) -> None:
-    """Train until ``steps`` or ``minutes`` are spent, resuming from ``work``, and write the model to ``out``.
-
-    ``start_from``: a folder with an earlier pocket T5 to go on from, instead of word statistics and random weights.
-    """
+    """Train until ``steps`` or ``minutes`` are spent, resuming from ``work``, and write the model to ``out``."""
     import torch
-    from transformers import T5ForConditionalGeneration
 
     work, out = Path(work), Path(out)
     work.mkdir(parents=True, exist_ok=True)
@@ -438,17 +381,13 @@ def pretrain(
     passages = Passages([rows[i] for i in used], labels[used], tokenizer, seed)
     held_rows, held_labels = [rows[i] for i in held], labels[held]
 
-    if start_from:
-        model = T5ForConditionalGeneration.from_pretrained(start_from, dtype=torch.float32).to(device)
-    else:
-        model = build_model(tokenizer, vectors, seed).to(device)
+    model = build_model(tokenizer, vectors, seed).to(device)
     model.set_attn_implementation("eager")  # faster than SDPA for T5 on a CPU, whose position bias SDPA must expand
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, torch.nn.Dropout):
-                setattr(module, name, feature_dropout(SHAPE["dropout_rate"]))
+    for module in model.modules():  # no dropout: its random numbers take half of a forward pass on a CPU
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
         if isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0  # of attention
+            module.dropout = 0.0
     model.train()
     # The model computes in bfloat16; the optimizer steps fp32 masters of its weights.
     masters = [p.detach().clone().float().requires_grad_() for p in model.parameters()]
@@ -489,7 +428,6 @@ def pretrain(
             break
         for group in optimizer.param_groups:
             group["lr"] = float(learning_rate(progress, step, peak))
-        torch.manual_seed(seed * 10_000_000 + step)  # dropout, the same after an interruption
         for name, batch in (("supervised", passages.supervised(step)), ("spans", passages.corrupted(step))):
             loss = forward_loss(model, *batch, device)
             loss.backward()
@@ -541,7 +479,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--new-tokenizer", action="store_true", help="train a tokenizer too instead of using the shipped one"
     )
-    parser.add_argument("--start-from", help="folder with an earlier pocket T5 to go on from")
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument(
         "--steps", type=int, help="optimizer steps: the same seed and steps give the same weights on one CPU"
@@ -557,7 +494,6 @@ def main(arguments: list[str] | None = None) -> None:
         seed=given.seed,
         peak=given.rate,
         new_tokenizer=given.new_tokenizer,
-        start_from=given.start_from,
     )
 
 
