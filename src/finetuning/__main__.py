@@ -1,6 +1,7 @@
-"""Command line: ``python -m finetuning run``."""
+"""Command line: ``python -m finetuning run`` and ``python -m finetuning predict``."""
 
 import argparse
+import os
 import sys
 
 from finetuning import CourseError
@@ -22,7 +23,20 @@ def main(arguments=None):
     run.add_argument("--seed", type=int, default=1)
     run.add_argument("--name", default="", help="the run's folder under runs/ (default: the profile)")
     run.add_argument("--fresh", action="store_true", help="start over instead of going on where the run stopped")
+    predict = commands.add_parser("predict", help="label a file of reviews with a run's model; writes CSV")
+    predict.add_argument("--run", default="pocket", help="the run whose model answers (default: %(default)s)")
+    predict.add_argument(
+        "file", help="CSV, JSON Lines or Parquet with a column 'text'; '-' for CSV from standard input"
+    )
     given = parser.parse_args(arguments)
+    try:
+        return _run(given) if given.command == "run" else _predict(given)
+    except CourseError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+
+
+def _run(given):
     from finetuning.course import run_course
 
     try:
@@ -35,12 +49,28 @@ def main(arguments=None):
             name=given.name,
             fresh=given.fresh,
         )
-    except CourseError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last finished lesson", file=sys.stderr)
         return 130
+    return 0
+
+
+def _predict(given):
+    from finetuning.predict import predict_file
+    from finetuning.ship import shipped_folder
+
+    try:
+        written, skipped = predict_file(given.file, shipped_folder(given.run), sys.stdout)
+    except BrokenPipeError:  # whoever reads the predictions has seen enough, as in ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the predictions so far are written", file=sys.stderr)
+        return 130
+    if skipped:
+        raise CourseError(
+            f"Skipped {skipped:,} of {written + skipped:,} reviews, each named above; labelled the other {written:,}."
+        )
     return 0
 
 

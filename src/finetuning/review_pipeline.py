@@ -1,0 +1,56 @@
+"""Lesson 05: a saved model as a ``transformers`` pipeline; importing this module makes its task known.
+
+``pipeline("text2text-generation")`` went with transformers 5, and ``text-classification`` wants a model with an output per
+class. Ours answers with a word, so this is the pipeline for it: one review in, the two label words and their scores out.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import cached_file
+
+from finetuning import CourseError
+from finetuning.data import clean_text
+from finetuning.labels import LABEL_WORDS, label_ids
+from finetuning.ship import USAGE
+
+TASK = "review-sentiment"
+
+
+class ReviewPipeline(Pipeline):
+    """Text -> ``[{"label", "score"}, …]``, the likelier word first; the scores are those of ``labels.score_labels``.
+
+    The text is cleaned, prompted and cut as in training, by what ``finetuning.json`` beside the weights says.
+    """
+
+    _load_tokenizer = True
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        file = cached_file(self.model.name_or_path, USAGE, _raise_exceptions_for_missing_entries=False)
+        if file is None:
+            raise CourseError(f"{self.model.name_or_path} holds no {USAGE}; save the model as lesson 05 does.")
+        self.usage = json.loads(Path(file).read_text(encoding="utf-8"))
+        self.words = label_ids(self.tokenizer)
+
+    def _sanitize_parameters(self):
+        return {}, {}, {}
+
+    def preprocess(self, text):
+        prompted = self.usage["prompt"].format(text=clean_text(text))
+        return self.tokenizer(prompted, truncation=True, max_length=self.usage["max_length"], return_tensors="pt")
+
+    def _forward(self, inputs):
+        start = torch.full_like(inputs["input_ids"][:, :1], self.model.config.decoder_start_token_id)
+        return {"logits": self.model(**inputs, decoder_input_ids=start).logits[:, 0, self.words]}
+
+    def postprocess(self, outputs):
+        scores = outputs["logits"][0].float().softmax(-1).tolist()
+        answers = [{"label": word, "score": score} for word, score in zip(LABEL_WORDS, scores, strict=True)]
+        return sorted(answers, key=lambda answer: -answer["score"])
+
+
+PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=ReviewPipeline, pt_model=AutoModelForSeq2SeqLM)
