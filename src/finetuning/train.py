@@ -79,7 +79,7 @@ def train(training: dict) -> dict:
 
     from finetuning.profiles import Profile, peak_memory
     from finetuning.training import label_token_loss, last_whole_checkpoint, load_model, load_tokenizer
-    from finetuning.zero import import_deepspeed
+    from finetuning.zero import built_cpu_adam, import_deepspeed, innermost
 
     quiet_libraries()
     settings = Profile(**training["settings"])
@@ -93,9 +93,12 @@ def train(training: dict) -> dict:
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
     rows = load_from_disk(training["reviews"])["train"].select_columns(["input_ids", "labels"])
     watch = Watch(training)
+    offloads = training["deepspeed"] and "offload_optimizer" in Path(training["deepspeed"]).read_text()
+    cpu_adam = built_cpu_adam() if offloads else None
     trainer = Seq2SeqTrainer(
         model, args, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         compute_loss_func=label_token_loss, callbacks=[watch],
+        optimizer_cls_and_kwargs=(cpu_adam, {"lr": args.learning_rate}) if cpu_adam else None,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     watch.trainer = trainer
@@ -107,6 +110,7 @@ def train(training: dict) -> dict:
         raise RuntimeError(f"the model was wrapped as {wrapped}, not as a DeepSpeedEngine: DeepSpeed did not run")
     measured = {
         "name": training["name"], "rank": args.process_index, "world_size": args.world_size, "engine": wrapped,
+        "optimizer": type(innermost(trainer.optimizer)).__name__,
         "parameters": parameters, "train_seconds": seconds,
         "train_reviews_per_second": training["steps"] * training["micro_batch"] * training["accumulation"] * args.world_size / seconds,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],

@@ -88,14 +88,19 @@ def expected_traffic(parameters: int, stage: int, ranks: int, accumulation: int,
     return passes * (2 if bf16 else 4) * parameters * (ranks - 1) / ranks
 
 
+def innermost(optimizer: Any) -> Any:
+    """The optimizer that really steps: the Trainer, accelerate and DeepSpeed wrap one another."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
 def own_step_counters(optimizer: Any) -> None:
     """Give every parameter of the wrapped Adam a step counter of its own.
 
     After a universal checkpoint was loaded in stage 3, all parameter groups share one, which then counts several times a step.
     """
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    for state in optimizer.state.values():
+    for state in innermost(optimizer).state.values():
         if hasattr(state.get("step"), "clone"):
             state["step"] = state["step"].clone()
 
@@ -107,11 +112,10 @@ def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
     one. ``buffers`` are the buckets that gradients wait in until they are sent, and rests of tensors that straddle two shards. Measure between two micro-batches, when the
     gradients of the first are there.
     """
-    inner = zero = optimizer
-    while hasattr(inner, "optimizer"):  # the Trainer, accelerate and DeepSpeed wrap one another
-        inner = inner.optimizer
-        if hasattr(zero, "optimizer") and not type(zero).__module__.startswith("deepspeed.runtime"):
-            zero = inner
+    inner = innermost(optimizer)
+    while optimizer is not inner and not type(optimizer).__module__.startswith("deepspeed.runtime"):
+        optimizer = optimizer.optimizer
+    zero = optimizer  # DeepSpeed's own wrapper, or the plain optimizer
     weights = [getattr(weight, "ds_tensor", weight) for weight in model.parameters()]
     stepped = [weight for group in inner.param_groups for weight in group["params"]]
     stepped += _tensors(zero, "fp32_partitioned_groups_flat")
@@ -165,14 +169,21 @@ def _stored(tensors):
     return storages
 
 
-def cpu_adam_built() -> bool:
-    """Whether DeepSpeed's own CPU Adam is there without compiling: installed with DeepSpeed, or built by an earlier use."""
+def built_cpu_adam() -> type | None:
+    """DeepSpeed's own Adam for the CPU where it is there without compiling, else None.
+
+    It is there when it was installed with DeepSpeed or built by an earlier use (in PyTorch's folder of extensions).
+    """
     import_deepspeed()
     from deepspeed.git_version_info import installed_ops
     from torch.utils.cpp_extension import get_default_build_root
 
     built = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()).rglob("cpu_adam.so")
-    return bool(installed_ops.get("cpu_adam")) or any(built)
+    if not installed_ops.get("cpu_adam") and not any(built):
+        return None
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    return DeepSpeedCPUAdam
 
 
 def verdict_lines(rows: dict[str, dict], seconds: dict[str, float]) -> list[str]:
