@@ -9,7 +9,16 @@ import pytest
 from datasets import Dataset
 
 from finetuning import CourseError, plots
-from finetuning.behaviour import MarkedText, failure_table, not_less, occlusion, same_verdict, turned, with_typo
+from finetuning.behaviour import (
+    MarkedText,
+    difference,
+    failure_table,
+    not_less,
+    occlusion,
+    same_verdict,
+    turned,
+    with_typo,
+)
 from finetuning.compare import (
     SMALL,
     calibration_error,
@@ -28,6 +37,7 @@ from finetuning.compare import (
     slice_lines,
     slice_table,
     slices,
+    threshold_for,
     told_apart,
     with_temperature,
 )
@@ -98,6 +108,7 @@ def test_the_sentence_says_better_only_where_the_data_do():
     assert "cannot be told apart on 400 reviews" in close and re.search(r"about [\d,]+ would be needed", close)
     assert "equally many right" in paired_verdict("a", "b", paired(*answers(300, 40, 40, 20)))
     alike = paired(*answers(300, 0, 0, 20))
+    assert "the same reviews right" in paired_verdict("a", "b", alike)
     assert alike["p"] == 1 and not told_apart(alike) and reviews_needed(alike) is None
 
 
@@ -181,6 +192,13 @@ def test_coverage_answers_equal_confidences_together():
     assert np.allclose(coverage, [0.25, 0.75, 1]) and np.allclose(accuracy, [1, 2 / 3, 0.5])
 
 
+def test_the_threshold_is_the_smallest_that_keeps_the_promise():
+    confidence, right = np.array([0.6, 0.9, 0.8, 0.7, 0.7]), np.array([0, 1, 1, 0, 1])
+    assert threshold_for(confidence, right, 0.75) == 0.7 and threshold_for(confidence, right, 0.9) == 0.8
+    assert threshold_for(confidence, right, 0.6) == 0.6
+    assert threshold_for(confidence, 1 - right, 0.9) == np.inf
+
+
 # Slices
 
 
@@ -210,9 +228,9 @@ def test_slice_table_counts_warns_and_corrects():
     assert table["note"].tolist() == ["", f"small: under {SMALL} reviews"]
     assert table["p of all"][0] == 2 * table["p"][0] and table["a low"][0] < table["a"][0] < table["a high"][0]
     said = slice_lines(table)
-    assert said[0].startswith("a is better than b: all (0.70 against 0.53)")
-    assert said[1] == "b is better than a: nowhere clearly, though ahead in 0 of 2 slices."
-    assert said[2].endswith("there stay all.")
+    assert re.fullmatch(r"a is better than b: all \(0\.70 against 0\.5[23]\)\.", said[0])  # 0.525
+    assert [line.split(": ")[1] for line in said[1:4]] == ["nowhere."] * 3
+    assert said[4].endswith("there stay all.")
 
 
 # Behaviour
@@ -228,6 +246,12 @@ def test_a_typo_swaps_two_inner_letters_of_one_word():
         assert sorted(old) == sorted(new) and (old[0], old[-1]) == (new[0], new[-1])
     assert with_typo("So bad, no fun at all", rng) is None
     assert with_typo("aaaaaa", rng) is None
+
+
+def test_a_pair_is_shown_where_it_parts():
+    first, second = difference("x" * 100 + "good" + "y" * 100, "x" * 100 + "bad" + "y" * 100, 30)
+    assert "xgood" in first and "xbad" in second and first.startswith("...") and len(second) == 36
+    assert difference("The end", "The end. Good.") == ("The end", "The end. Good.")
 
 
 def test_failures_are_counted_as_each_expectation_says():

@@ -29,6 +29,16 @@ def with_typo(text, rng):
     return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
 
 
+def difference(before, after, width=60):
+    """A pair cut down to the place where its two texts part ways, for reading: two strings of about ``width`` characters."""
+    at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+    start = max(0, at - width // 3)
+    return tuple(
+        ("..." if start else "") + text[start : start + width] + ("..." if start + width < len(text) else "")
+        for text in (before, after)
+    )
+
+
 # An expectation: the scores of each pair's first and second text in, whether the pair fails out (bool per pair).
 
 

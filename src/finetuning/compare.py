@@ -92,7 +92,8 @@ def paired_verdict(first, second, pair):
     start = f"{first} and {second} cannot be told apart on {pair['n']:,} reviews (p = {pair['p']:.2g})"
     needed = reviews_needed(pair)
     if needed is None:
-        return f"{start}: they got equally many right."
+        alike = "the same reviews" if pair["only_first"] == 0 else "equally many"
+        return f"{start}: they got {alike} right."
     return f"{start}: were the difference of {size} real, about {_round(max(needed, pair['n'] + 1)):,} would be needed."
 
 
@@ -206,6 +207,13 @@ def coverage_curve(confidence, right):
     return answered[last] / len(order), accuracy[last]
 
 
+def threshold_for(confidence, right, wanted):
+    """The smallest confidence from which on a share ``wanted`` of the answers is right; infinity where none reaches it."""
+    coverage, accuracy = coverage_curve(confidence, right)
+    answered = np.rint(coverage[accuracy >= wanted] * len(confidence)).astype(int)
+    return float(np.sort(confidence)[-answered.max()]) if len(answered) else np.inf
+
+
 # Slices
 
 
@@ -273,10 +281,12 @@ def slice_lines(table):
     lines = []
     for better, worse in ((first, second), (second, first)):
         ahead = table[table[better] > table[worse]]
-        found = ahead[ahead["p"] < ALPHA]
-        names = [f"{row['slice']} ({row[better]:.2f} against {row[worse]:.2f})" for _, row in found.iterrows()]
-        where = "; ".join(names) or f"nowhere clearly, though ahead in {len(ahead)} of {len(table)} slices"
-        lines.append(f"{better} is better than {worse}: {where}.")
+        for found, how in (
+            (ahead[ahead["p"] < ALPHA], "better than"),
+            (ahead[ahead["p"] >= ALPHA], "ahead of, but not clearly better than,"),
+        ):
+            names = [f"{row['slice']} ({row[better]:.2f} against {row[worse]:.2f})" for _, row in found.iterrows()]
+            lines.append(f"{better} is {how} {worse}: {'; '.join(names) or 'nowhere'}.")
     kept = table[table["p of all"] < ALPHA]["slice"].tolist()
     lines.append(
         f"{len(table)} slices were searched: by chance alone up to {ALPHA * len(table):.1f} of them would look like that on average; "
