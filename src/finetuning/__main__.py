@@ -7,7 +7,7 @@ import sys
 from finetuning import CourseError
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code (0 done, 1 with a sentence on standard error)."""
     parser = argparse.ArgumentParser(prog="python -m finetuning", description="The fine-tuning course, headless.")
     commands = parser.add_subparsers(dest="command", required=True)

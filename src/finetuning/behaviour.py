@@ -1,18 +1,25 @@
 """Lesson 05: what a model does when its input is changed on purpose, and which words carried a decision."""
 
+from __future__ import annotations
+
 import html
 import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetuning.compare import interval
 from finetuning.labels import LABEL_WORDS
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 TOLERANCE = 0.1  # how far a probability may move against the change before it counts (Ribeiro et al. 2020, section 2)
 PIECES = 150  # parts in which a review is covered up; the words of a longer one are covered several at a time
 
 
-def with_typo(text, rng):
+def with_typo(text: str, rng: np.random.Generator) -> str | None:
     """The text with two neighbouring letters swapped inside one of its words of five letters or more; None where it has none.
 
     First and last letter stay, so that a reader hardly stumbles. ``rng``: a numpy random generator.
@@ -29,7 +36,7 @@ def with_typo(text, rng):
     return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
 
 
-def difference(before, after, width=60):
+def difference(before: str, after: str, width: int = 60) -> tuple[str, ...]:
     """A pair cut down to the place where its two texts part ways, for reading: two strings of about ``width`` characters."""
     at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
     start = max(0, at - width // 3)
@@ -42,22 +49,24 @@ def difference(before, after, width=60):
 # An expectation: the scores of each pair's first and second text in, whether the pair fails out (bool per pair).
 
 
-def same_verdict(before, after):
+def same_verdict(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Invariance: a pair fails when the verdict changes."""
     return before.argmax(axis=1) != after.argmax(axis=1)
 
 
-def not_less(label):
+def not_less(label: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Direction: a pair fails when ``label`` becomes less probable by more than TOLERANCE."""
     return lambda before, after: after[:, label] < before[:, label] - TOLERANCE
 
 
-def turned(before, after):
+def turned(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Negation: a pair fails unless the first text is called positive and the second negative."""
     return (before.argmax(axis=1) != 1) | (after.argmax(axis=1) != 0)
 
 
-def failure_table(tests, models):
+def failure_table(
+    tests: dict[str, tuple[list, Callable]], models: dict[str, Callable[[Sequence[str]], np.ndarray]]
+) -> pd.DataFrame:
     """How often each model fails each test, with Wilson's 95 % interval: a DataFrame, a line per test.
 
     ``tests``: name -> (list of (before, after), expectation); ``models``: name -> function from texts to label scores
@@ -68,7 +77,7 @@ def failure_table(tests, models):
     tests = {name: test for name, test in tests.items() if test[0]}
     texts = sorted({text for pairs, _ in tests.values() for pair in pairs for text in pair})
     place = {text: row for row, text in enumerate(texts)}
-    table = {name: {"pairs": len(pairs)} for name, (pairs, _) in tests.items()}
+    table: dict[str, dict[str, Any]] = {name: {"pairs": len(pairs)} for name, (pairs, _) in tests.items()}
     for model, predict in models.items():
         scores = np.asarray(predict(texts))
         for name, (pairs, expectation) in tests.items():
@@ -85,7 +94,7 @@ class MarkedText:
     ``weights``: how much the probability of the verdict falls without the piece; blue spoke for it, orange against it.
     """
 
-    def __init__(self, pieces, weights, verdict):
+    def __init__(self, pieces: Sequence[str], weights: Sequence[float] | np.ndarray, verdict: str) -> None:
         self.pieces, self.weights, self.verdict = list(pieces), np.asarray(weights, dtype=float), verdict
         self.top = max(np.abs(self.weights).max(), 1e-9)
 
@@ -110,7 +119,7 @@ class MarkedText:
         return f"{' '.join(marked)}\n(verdict: {self.verdict}; [+for it] [-against it], strongest {self.top:.2f})"
 
 
-def occlusion(text, predict):
+def occlusion(text: str, predict: Callable[[Sequence[str]], np.ndarray]) -> MarkedText:
     """Which words carried the verdict: a ``MarkedText`` of how much its probability falls when each word is left out.
 
     The idea is Zeiler and Fergus' (2014, section 4.3) for pictures. ``predict`` maps texts to scores of shape (texts, 2). A

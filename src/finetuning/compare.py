@@ -1,14 +1,25 @@
 """Lesson 05: which of two models is better, how sure may one be, and where does it fail?"""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from finetuning import CourseError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
+
+    from finetuning.workspace import Workspace
 
 ALPHA, POWER = 0.05, 0.8  # how often a test may cry wolf; how often it must see a difference that is there
 SMALL = 50  # reviews; a smaller slice has an interval of twenty points or more, unless nearly all are right
 
 
-def kept_answers(workspace, truth):
+def kept_answers(workspace: Workspace, truth: np.ndarray) -> dict[str, np.ndarray]:
     """For each method of the run that kept its label scores: whether it was right, an array of bool per test review.
 
     Raises CourseError when scores and test reviews do not match: then lesson 01 has run again since.
@@ -30,7 +41,9 @@ def kept_answers(workspace, truth):
 # Two models on the same reviews
 
 
-def paired(first, second, *, level=0.95, resamples=10_000, seed=1):
+def paired(
+    first: np.ndarray, second: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 1
+) -> dict:
     """Compare two models review by review; ``first`` and ``second`` say whether each was right (bool or 0/1 arrays).
 
     McNemar's test in its exact form (McNemar 1947): of the reviews on which exactly one is right, each is a coin toss if
@@ -61,12 +74,12 @@ def paired(first, second, *, level=0.95, resamples=10_000, seed=1):
     }
 
 
-def told_apart(pair):
+def told_apart(pair: dict) -> bool:
     """Whether the data settle who is better: McNemar's p under ALPHA, and an interval of the difference without zero."""
     return pair["p"] < ALPHA and not pair["low"] <= 0 <= pair["high"]
 
 
-def reviews_needed(pair):
+def reviews_needed(pair: dict) -> int | None:
     """About how many test reviews it takes to see a difference like this one in POWER of all trials, at level ALPHA.
 
     Connor 1987 (Biometrics 43, 207-211): with a share ``s`` of reviews on which exactly one model is right and a
@@ -82,7 +95,7 @@ def reviews_needed(pair):
     return int(np.ceil(needed))
 
 
-def paired_verdict(first, second, pair):
+def paired_verdict(first: str, second: str, pair: dict) -> str:
     """One sentence on two methods (names): who is better where the data say so, else how many reviews it would take."""
     size = f"{100 * abs(pair['difference']):.1f} points"
     if told_apart(pair):
@@ -103,7 +116,7 @@ def _round(count):
     return -(-count // unit) * unit
 
 
-def holm(p_values):
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """p-values adjusted for being several (Holm 1979): after it, one false alarm among them all happens in ALPHA of trials."""
     p_values = np.asarray(p_values, dtype=float)
     order = np.argsort(p_values)
@@ -113,21 +126,21 @@ def holm(p_values):
     return adjusted
 
 
-def candidates(rows, right):
+def candidates(rows: list[dict], right: dict[str, np.ndarray]) -> list[str]:
     """The methods a reader may ship: the most accurate one and all that cannot be told apart from it, the fastest first.
 
     ``rows``: rows of ``results.json``; ``right``: as ``kept_answers`` gives it. Among equals the fastest in prediction leads.
     """
-    rows = {row["method"]: row for row in rows if row["method"] in right}
-    best = max(rows, key=lambda method: rows[method]["accuracy"])
-    equal = [method for method in rows if method == best or not told_apart(paired(right[best], right[method]))]
-    return sorted(equal, key=lambda method: -(rows[method]["predict_reviews_per_second"] or 0))
+    named = {row["method"]: row for row in rows if row["method"] in right}
+    best = max(named, key=lambda method: named[method]["accuracy"])
+    equal = [method for method in named if method == best or not told_apart(paired(right[best], right[method]))]
+    return sorted(equal, key=lambda method: -(named[method]["predict_reviews_per_second"] or 0))
 
 
 # How sure is the model, and how sure may it be?
 
 
-def reliability(confidence, right, edges):
+def reliability(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
     """Reviews by confidence: a DataFrame with ``reviews``, mean ``confidence`` and ``accuracy`` per bin that is not empty.
 
     A bin holds the confidences above one edge and up to the next; what lies on the first edge belongs to the first bin.
@@ -144,7 +157,7 @@ def reliability(confidence, right, edges):
     return table.reset_index(drop=True)
 
 
-def calibration_error(confidence, right, edges):
+def calibration_error(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> float:
     """Expected calibration error: the mean gap of confidence and accuracy over the bins, weighted by their reviews.
 
     Guo et al. 2017 (arXiv 1706.04599), equation 3.
@@ -153,7 +166,7 @@ def calibration_error(confidence, right, edges):
     return float((table["reviews"] * (table["confidence"] - table["accuracy"]).abs()).sum() / table["reviews"].sum())
 
 
-def with_temperature(scores, temperature):
+def with_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
     """Label scores of shape (reviews, 2) made less sure (temperature over 1) or surer (under 1); no verdict changes.
 
     Guo et al. 2017, section 4.2: softmax(logits / temperature); logarithms of the scores serve as logits.
@@ -163,12 +176,12 @@ def with_temperature(scores, temperature):
     return softmax(np.log(np.clip(scores, 1e-6, 1)) / temperature, axis=1)  # kept scores have six decimals
 
 
-def log_loss(scores, truth):
+def log_loss(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Minus the logarithm of the probability that each review's true label was given: an array of shape (reviews,)."""
     return -np.log(np.clip(scores, 1e-6, 1)[np.arange(len(truth)), truth])
 
 
-def fit_temperature(scores, truth):
+def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
     """The temperature (between 1/20 and 20) that makes the mean log loss of these reviews smallest; fitted on validation."""
     from scipy.optimize import minimize_scalar
 
@@ -176,7 +189,9 @@ def fit_temperature(scores, truth):
     return float(np.exp(minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded").x))
 
 
-def calibration_verdict(scores, temperature, truth, edges, *, seed=1):
+def calibration_verdict(
+    scores: np.ndarray, temperature: float, truth: np.ndarray, edges: np.ndarray, *, seed: int = 1
+) -> str:
     """One sentence on whether the temperature helped on these reviews, which it was not fitted on.
 
     Decided by the log loss, whose mean change gets a bootstrap interval; the calibration error stands beside it.
@@ -195,7 +210,7 @@ def calibration_verdict(scores, temperature, truth, edges, *, seed=1):
     )
 
 
-def coverage_curve(confidence, right):
+def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Accuracy when only the surest reviews are answered: arrays ``coverage`` (rising to 1) and ``accuracy``.
 
     One point per distinct confidence: reviews of equal confidence are answered together or not at all.
@@ -207,7 +222,7 @@ def coverage_curve(confidence, right):
     return answered[last] / len(order), accuracy[last]
 
 
-def threshold_for(confidence, right, wanted):
+def threshold_for(confidence: np.ndarray, right: np.ndarray, wanted: float) -> float:
     """The smallest confidence from which on a share ``wanted`` of the answers is right; infinity where none reaches it."""
     coverage, accuracy = coverage_curve(confidence, right)
     answered = np.rint(coverage[accuracy >= wanted] * len(confidence)).astype(int)
@@ -217,7 +232,7 @@ def threshold_for(confidence, right, wanted):
 # Slices
 
 
-def interval(right):
+def interval(right: np.ndarray) -> tuple[float, float]:
     """Wilson's interval of an accuracy (Wilson 1927), 95 %: (low, high). Better than the bootstrap for few reviews."""
     from scipy.stats import binomtest
 
@@ -225,7 +240,7 @@ def interval(right):
     return float(found.low), float(found.high)
 
 
-def slices(split):
+def slices(split: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
     """Questions put to the test reviews: a dict of name -> bool array, and a list of sentences on what cannot be asked.
 
     By length in words (three parts of about equal size), and by trait and rating where the reviews have them.
@@ -250,7 +265,7 @@ def slices(split):
     return {name: rows for name, rows in found.items() if rows.any()}, missing
 
 
-def slice_table(slices, right):
+def slice_table(slices: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> pd.DataFrame:
     """Accuracy of two methods on each slice with Wilson's intervals: a DataFrame, a line per slice.
 
     ``right``: dict of two methods -> bool array. ``only`` counts the reviews that one method alone got right, ``p`` is McNemar's
@@ -275,7 +290,7 @@ def slice_table(slices, right):
     return table
 
 
-def slice_lines(table):
+def slice_lines(table: pd.DataFrame) -> list[str]:
     """What a ``slice_table`` allows to say: sentences on the slices where one method is better, and on chance."""
     first, second = (name.removesuffix(" low") for name in table.columns if name.endswith(" low"))
     lines = []

@@ -8,9 +8,10 @@ import io
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from finetuning import CourseError
 from finetuning.data import FORMATS, clean_text
@@ -32,7 +33,7 @@ class Row(NamedTuple):
     problem: str = ""
 
 
-def predict_file(path, folder, output):
+def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
     """Write a line of CSV to ``output`` for each good review of a file; returns the counts (written, skipped).
 
     ``path`` is a CSV, JSON Lines or Parquet file with a column ``text``, or ``-`` for CSV from standard input; ``folder`` is
@@ -109,7 +110,7 @@ def _checked(row):
     return row._replace(text=text) if text else row._replace(problem="the text is empty")
 
 
-def open_reviews(path):
+def open_reviews(path: str | Path) -> tuple[Iterator[Row], Callable[[], float | None]]:
     """The rows of a file, one after the other, and a function that tells the share of it that is read (None: unknown).
 
     Raises CourseError, at the latest with the first row, when it cannot be read or has no column ``text``.

@@ -6,6 +6,7 @@ class. Ours answers with a word, so this is the pipeline for it: one review in, 
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, Pipeline
@@ -28,7 +29,7 @@ class ReviewPipeline(Pipeline):
 
     _load_tokenizer = True
 
-    def __init__(self, *arguments, **options):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         file = cached_file(self.model.name_or_path, USAGE, _raise_exceptions_for_missing_entries=False)
         if file is None:
@@ -39,7 +40,7 @@ class ReviewPipeline(Pipeline):
     def _sanitize_parameters(self):
         return {}, {}, {}
 
-    def preprocess(self, text):
+    def preprocess(self, text: str) -> dict:
         prompted = self.usage["prompt"].format(text=clean_text(text))
         return self.tokenizer(prompted, truncation=True, max_length=self.usage["max_length"], return_tensors="pt")
 
@@ -47,7 +48,7 @@ class ReviewPipeline(Pipeline):
         start = torch.full_like(inputs["input_ids"][:, :1], self.model.config.decoder_start_token_id)
         return {"logits": self.model(**inputs, decoder_input_ids=start).logits[:, 0, self.words]}
 
-    def postprocess(self, outputs):
+    def postprocess(self, outputs: dict) -> list[dict]:
         scores = outputs["logits"][0].float().softmax(-1).tolist()
         answers = [{"label": word, "score": score} for word, score in zip(LABEL_WORDS, scores, strict=True)]
         return sorted(answers, key=lambda answer: -answer["score"])

@@ -1,9 +1,13 @@
 """Lesson 05: a trained model made ready for others: how it is asked, its card, and a form to try it."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetuning import CourseError
 from finetuning.labels import LABEL_WORDS
@@ -11,12 +15,21 @@ from finetuning.profiles import choose, describe
 from finetuning.training import load_model, load_tokenizer
 from finetuning.workspace import run_folder, write_atomically
 
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from huggingface_hub import ModelCard
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from finetuning.profiles import Profile
+    from finetuning.review_pipeline import ReviewPipeline
+    from finetuning.workspace import Workspace
+
 USAGE = "finetuning.json"
 CARD = "README.md"
 OPEN_MODELS = ("pocket T5", "google-t5/")  # their licence is Apache 2.0, which what is trained from them may keep
 
 
-def save_usage(folder, settings):
+def save_usage(folder: Path, settings: Profile) -> Path:
     """Write ``finetuning.json`` beside a saved model: the prompt, the length in tokens and the label words; returns its path.
 
     With it the folder holds all that is needed to ask the model as it was trained.
@@ -26,7 +39,7 @@ def save_usage(folder, settings):
     return folder / USAGE
 
 
-def read_usage(folder):
+def read_usage(folder: Path) -> dict:
     """What ``save_usage`` wrote, as a dict. Raises CourseError when it is missing, damaged or meant for other label words."""
     path = Path(folder) / USAGE
     try:
@@ -45,7 +58,7 @@ def read_usage(folder):
     return usage
 
 
-def shipped_folder(run):
+def shipped_folder(run: str) -> Path:
     """The folder of a run's model. Raises CourseError, naming the command to run first, when nothing is trained there."""
     folder = run_folder(run) / "models" / "trainer"
     if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
@@ -55,7 +68,7 @@ def shipped_folder(run):
     return folder
 
 
-def load_shipped(folder):
+def load_shipped(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
     """A saved model on this machine's GPU, if it has one, its tokenizer and how it is asked (``read_usage``)."""
     import torch
 
@@ -65,7 +78,9 @@ def load_shipped(folder):
     return model, load_tokenizer(saved), usage
 
 
-def model_card(workspace, splits, *, method="trainer", remarks=()):
+def model_card(
+    workspace: Workspace, splits: DatasetDict, *, method: str = "trainer", remarks: Sequence[str] = ()
+) -> ModelCard:
     """The card of a run's model as a ``huggingface_hub.ModelCard``: every number in it is read from the run's results.
 
     ``splits`` are the prepared reviews, whose sizes it tells; ``remarks`` are sentences on what lesson 05 found, which stand
@@ -191,7 +206,7 @@ with torch.inference_mode():
 print(dict(zip(({words}), scores.tolist())))"""
 
 
-def answer(pipe, text):
+def answer(pipe: ReviewPipeline, text: str) -> str:
     """A review's label and its probability in words; ``pipe`` is a ``ReviewPipeline``."""
     if not text.strip():
         return "Write a review first."
@@ -199,7 +214,7 @@ def answer(pipe, text):
     return f"{best['label']}, with probability {best['score']:.3f}"
 
 
-def review_form(pipe):
+def review_form(pipe: ReviewPipeline) -> None:
     """Show a box to type a review in and a button that answers it; a line of text where nobody could press it.
 
     A form needs a notebook server behind the page, which tells its kernels by JPY_SESSION_NAME. A lesson that is executed

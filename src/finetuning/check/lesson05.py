@@ -105,7 +105,7 @@ def calibration_error(answer: Any) -> str:
     "`yield from predict(batch)` passes the answers on, one after the other, before the next text is read.",
     "After the loop the last batch may be shorter, but not empty: `if batch: yield from predict(batch)`.",
 )
-def stream_answers(answer):
+def stream_answers(answer: Any) -> str:
     """``answer(texts, predict, batch_size)``: yields the answer to each text of an iterator, and never holds more than a batch."""
     if not callable(answer):
         raise Mistake("hand over the function itself, without brackets behind its name.")
