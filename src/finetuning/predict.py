@@ -131,7 +131,7 @@ def open_reviews(path: str | Path) -> tuple[Iterator[Row], Callable[[], float | 
         raise CourseError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     size = max(1, path.stat().st_size)
     rows = _csv_rows if path.suffix == ".csv" else _json_rows
-    return rows(lines, path), lambda: lines.buffer.tell() / size
+    return rows(lines, path), lambda: lines.buffer.tell() / size  # type: ignore[union-attr]
 
 
 def _name(path):
