@@ -182,7 +182,8 @@ def _first_sentences(paragraph, words):
     sentences = re.split(r"(?<=[.!?:])\s+(?=[A-Z*`\[])", paragraph.replace("\n", " "))
     kept = sentences[:1]
     for sentence in sentences[1:]:
-        if len(" ".join([*kept, sentence]).split()) > words:
+        said = len(" ".join(kept).split())
+        if said >= 8 and said + len(sentence.split()) > words:
             break
         kept.append(sentence)
     return " ".join(kept)
