@@ -296,12 +296,11 @@ def slice_lines(table: pd.DataFrame) -> list[str]:
     lines = []
     for better, worse in ((first, second), (second, first)):
         ahead = table[table[better] > table[worse]]
-        for found, how in (
-            (ahead[ahead["p"] < ALPHA], "better than"),
-            (ahead[ahead["p"] >= ALPHA], "ahead of, but not clearly better than,"),
-        ):
-            names = [f"{row['slice']} ({row[better]:.2f} against {row[worse]:.2f})" for _, row in found.iterrows()]
-            lines.append(f"{better} is {how} {worse}: {'; '.join(names) or 'nowhere'}.")
+        clear = ahead[ahead["p"] < ALPHA]
+        names = [f"{row['slice']} ({row[better]:.2f} against {row[worse]:.2f})" for _, row in clear.iterrows()]
+        lines.append(f"{better} is better than {worse}: {'; '.join(names) or 'nowhere'}.")
+        unclear = ahead[ahead["p"] >= ALPHA]["slice"]
+        lines.append(f"{better} is ahead of {worse}, but not clearly: {', '.join(unclear) or 'nowhere'}.")
     kept = table[table["p of all"] < ALPHA]["slice"].tolist()
     lines.append(
         f"{len(table)} slices were searched: by chance alone up to {ALPHA * len(table):.1f} of them would look like that on average; "
