@@ -12,8 +12,8 @@ BIN := $(VENV)/bin
 
 .PHONY: help setup run test quick lint latest lab figures slides learner readme clean
 
-help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F': +' '{printf "  make %-9s %s\n", $$1, $$2}'
+help:  ## this list, with how long each takes
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 # Installs anew only when the requirements change; a failed installation leaves no mark and is tried again.
 $(VENV)/installed: $(REQUIREMENTS) pyproject.toml
@@ -54,10 +54,10 @@ latest:  ## make test on the newest version of every library, in build/latest (2
 	@rm -rf build/latest && mkdir -p build && sed 's/==.*//' requirements.txt > build/requirements.txt
 	@$(MAKE) --no-print-directory test VENV=build/latest REQUIREMENTS=build/requirements.txt
 
-lab: setup  ## open JupyterLab on the lessons
+lab: setup  ## open JupyterLab on the lessons (10 seconds)
 	@$(BIN)/jupyter lab notebooks
 
-figures: setup  ## draw the figures in img/ anew (seconds)
+figures: setup  ## draw the figures in img/ anew (10 seconds)
 	@$(BIN)/python -m finetuning.figures
 
 slides: setup  ## the lessons as slides, in build/slides/, with the outputs of the last run (20 seconds; RUN=)
@@ -69,5 +69,5 @@ learner: setup  ## copies for a class and a zip of each, in build/learner/ and b
 readme: setup  ## fill README.md with the numbers of the last make run (10 seconds)
 	@$(BIN)/python -m finetuning.readme
 
-clean:  ## remove runs/, build/ and caches; .venv stays
+clean:  ## remove runs/, build/ and caches; .venv stays (a second)
 	@rm -rf runs build .pytest_cache .ruff_cache .mypy_cache

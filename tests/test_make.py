@@ -1,6 +1,7 @@
 """The make targets on machines that lack something."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -47,6 +48,8 @@ def test_help_lists_every_target():
         if ":  ##" in line or ": setup  ##" in line
     ):
         assert f"make {target}" in listed
+    for line in listed.splitlines()[1:]:
+        assert re.search(r"\(.*(seconds?|minutes).*\)$", line), line
 
 
 def test_requirements_are_pinned():
