@@ -68,6 +68,11 @@ def test_every_stage_takes_the_steps_of_the_plain_trainer(trained):
         assert np.allclose(trained[name][0]["losses"], trained["plain"][0]["losses"], atol=1e-4), name
 
 
+@pytest.mark.skipif(zero.built_cpu_adam() is None, reason="DeepSpeed's CPU Adam has not been built on this machine")
+def test_offload_uses_the_cpu_adam_that_is_there(trained):
+    assert trained["zero2_offload"][0]["optimizer"] == "DeepSpeedCPUAdam"
+
+
 def test_counted_bytes_are_those_of_theory(trained):
     for s in range(4):
         for bf16 in (False, True):

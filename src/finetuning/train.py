@@ -98,9 +98,10 @@ def train(training: dict) -> dict:
     trainer = Seq2SeqTrainer(
         model, args, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         compute_loss_func=label_token_loss, callbacks=[watch],
-        optimizer_cls_and_kwargs=(cpu_adam, {"lr": args.learning_rate}) if cpu_adam else None,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
+    if cpu_adam:
+        trainer.optimizer_cls_and_kwargs = (cpu_adam, {"lr": args.learning_rate})
     watch.trainer = trainer
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(training["folder"]) if training["save_steps"] else None)
