@@ -178,6 +178,20 @@ def test_instructors_get_solutions_outputs_and_notes(tmp_path, runs):
         assert {name for name in zipfile.ZipFile(path).namelist() if not name.endswith("/")} == files
 
 
+def test_the_report_keeps_solutions_folded_and_holds_the_pictures(runs):
+    from finetuning.course import write_report
+    from finetuning.profiles import choose
+    from finetuning.workspace import Workspace
+
+    run_with_outputs(runs / "pocket" / "notebooks")
+    write_report(Workspace("pocket", choose("pocket")))
+    page = (runs / "pocket" / "notebooks" / f"{LESSONS[1]}.html").read_text()
+    for inside in ("held", "the same label makes it worse"):  # a solution, and an answer of the quiz
+        before, _, after = page.lower().partition(f">{inside}" if inside == "held" else inside)
+        assert before.rfind("<details>") > before.rfind("</details>") and "</details>" in after
+    assert "data:image/svg+xml;base64," in page and "../img" not in page
+
+
 def test_slides_show_the_outputs_of_a_run_and_shorten_long_ones(tmp_path, runs):
     run_with_outputs(runs / "pocket" / "notebooks")
     deck = slides.make_slides(tmp_path, "pocket")[1].read_text()

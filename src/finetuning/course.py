@@ -1,5 +1,6 @@
 """Run the lessons headless, one after the other: ``make run``, ``python -m finetuning run``."""
 
+import base64
 import hashlib
 import json
 import os
@@ -169,6 +170,16 @@ def register_engine() -> None:
     papermill_engines.register("finetuning", Engine)
 
 
+def _with_pictures(page: str) -> str:
+    """The page with the lessons' figures inside it; the exporter's own way to do that would unfold what is folded away."""
+
+    def inside(found: re.Match) -> str:
+        picture = (home() / "img" / found[1]).read_bytes()
+        return f'src="data:image/svg+xml;base64,{base64.b64encode(picture).decode()}"'
+
+    return re.sub(r'src="\.\./img/([\w.-]+)"', inside, page)
+
+
 def write_report(workspace: Workspace) -> Path:
     """``report.html`` and one page per executed lesson beside the notebooks, linked; returns its path.
 
@@ -184,21 +195,20 @@ def write_report(workspace: Workspace) -> Path:
     exporter = HTMLExporter(
         template_name="lab", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="", widget_renderer_url=""
     )
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = exporter.embed_images = True
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     titles = {}
     for i, lesson in enumerate(done):
         notebook = nbformat.read(workspace.notebooks / f"{lesson}.ipynb", as_version=4)
-        for cell in notebook.cells:  # the exporter embeds pictures from below one folder only
-            cell.source = cell.source.replace("](../img/", "](img/")
         titles[lesson] = notebook.cells[0].source.splitlines()[0].strip("# ")
-        page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(home()), "name": lesson}})
+        page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": lesson}})
         links = ['<a href="../report.html">results</a>']
         links += [
             f'<a href="{near}.html">{near}</a>' for near in (done[i - 1] if i else None, *done[i + 1 : i + 2]) if near
         ]
         bar = f'<nav style="font:16px sans-serif;padding:12px 24px">{" · ".join(links)}</nav>'
         page = re.sub(r"<script[^>]*\ssrc=[^>]*></script>", "", page)
-        write_atomically(workspace.notebooks / f"{lesson}.html", page.replace("<main>", bar + "<main>", 1))
+        page = _with_pictures(page).replace("<main>", bar + "<main>", 1)
+        write_atomically(workspace.notebooks / f"{lesson}.html", page)
     table = results_table(results)
     lessons = "".join(
         f'<li><a href="notebooks/{lesson}.html">{lesson[:2]} {html.escape(titles[lesson])}</a></li>' for lesson in done
