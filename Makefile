@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 .PHONY: help setup run test quick lint latest lab figures slides learner readme clean
 
 help:  ## this list, with how long each takes
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':[^#]*## *' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 # Installs anew only when the requirements change; a failed installation leaves no mark and is tried again.
 $(VENV)/installed: $(REQUIREMENTS) pyproject.toml
