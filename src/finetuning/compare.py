@@ -201,8 +201,8 @@ def calibration_verdict(
         errors.append(calibration_error(given.max(axis=1), given.argmax(axis=1) == truth, edges))
         losses.append(log_loss(given, truth))
     change = losses[1] - losses[0]
-    rows = np.random.default_rng(seed).integers(len(change), size=(2000, len(change)))
-    low, high = np.quantile(change[rows].mean(axis=1), [0.025, 0.975])
+    rng, n = np.random.default_rng(seed), len(change)
+    low, high = np.quantile([change[rng.integers(n, size=n)].mean() for _ in range(2000)], [0.025, 0.975])
     helped = "helped" if high < 0 else "did harm" if low > 0 else "made no difference that these reviews could show"
     return (
         f"a temperature of {temperature:.2f} {helped}: log loss {losses[0].mean():.3f} before, {losses[1].mean():.3f} after "
