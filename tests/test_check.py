@@ -258,7 +258,7 @@ def test_hints_grow_more_specific_and_end_at_the_solution(name, capsys):
     assert "Hint" not in answers[0]
     for answer, hint in zip(answers[1:4], hints, strict=True):
         assert f"Hint: {hint}" in answer
-    assert "folded below" not in answers[3] and "folded below" in answers[4]
+    assert "is folded below" not in answers[3] and "is folded below" in answers[4]
 
 
 def without_return(*given):

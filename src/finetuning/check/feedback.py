@@ -44,7 +44,7 @@ def exercise(*hints: str) -> Callable:
                 if _wrong[name] > 1:
                     print(f"Hint: {hints[min(_wrong[name] - 2, len(hints) - 1)]}")
                 if _wrong[name] > len(hints) + 1:
-                    print("The solution is folded below; read it, then write your own.")
+                    print("If the solution is folded below, read it now, then write your own.")
             else:
                 _wrong.pop(name, None)
                 print(f"Right. {said}")
