@@ -38,10 +38,11 @@ def lesson_with_outputs(lesson: str, run: str) -> NotebookNode:
 
 
 def for_learners(notebook: NotebookNode) -> NotebookNode:
-    """The notebook without what is folded away: solutions, and the answers to the quiz."""
+    """The notebook without what is folded away: solutions, answers to the quiz, teaching notes."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = FOLDED.sub("", cell.source).strip()
+            cell.metadata.pop("notes", None)
     notebook.cells = [cell for cell in notebook.cells if cell.source or cell.cell_type == "code"]
     return notebook
 
