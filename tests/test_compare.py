@@ -216,8 +216,23 @@ def test_slices_ask_only_what_the_reviews_can_answer():
     )
     found, missing = slices(rich)
     assert found["irony"].tolist() == [True, False, True, False] and found["rating 9"].sum() == 2 and not missing
-    named = plain.add_column("traits", ["irony"] * 4)  # of a CSV: text, no lists
-    assert "no traits" in " ".join(slices(named)[1])
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("traits", ["irony"] * 4),  # of a CSV: text, no lists
+        ("traits", [["irony"], None, ["irony"], []]),
+        ("traits", [[], [], [], []]),
+        ("traits", [[None], [None], [], []]),
+        ("rating", ["1", None, "9", "1"]),
+        ("rating", [[1], [9], [1], [9]]),
+    ],
+)
+def test_columns_that_only_share_a_name_are_no_slices(column, values):
+    split = Dataset.from_dict({"text": ["one", "one two", "a b c", "a b c d"], "label": [0, 1, 0, 1], column: values})
+    found, missing = slices(split)
+    assert len(missing) == 2 and all("words" in name or name == "in between" for name in found)
 
 
 def test_slice_table_counts_warns_and_corrects():

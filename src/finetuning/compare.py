@@ -251,18 +251,22 @@ def slices(split: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
     found[f"up to {short:.0f} words"] = words <= short
     found["in between"] = (words > short) & (words <= long)
     found[f"over {long:.0f} words"] = words > long
-    columns = {name: split[name][:] for name in ("traits", "rating") if name in split.column_names}
-    if all(isinstance(traits, list) for traits in columns.get("traits", [None])):
-        names = sorted({trait for traits in columns["traits"] for trait in traits})
-        found |= {name: np.array([name in traits for traits in columns["traits"]]) for name in names}
+    traits, ratings = _column(split, "traits", list), np.array(_column(split, "rating", (int, float, str)))
+    if names := sorted({trait for several in traits for trait in several if isinstance(trait, str)}):
+        found |= {name: np.array([name in several for several in traits]) for name in names}
     else:
         missing.append("these reviews name no traits, so there are no slices by trait")
-    ratings = np.array(columns.get("rating", []))
     if 0 < len(set(ratings.tolist())) <= 10:
         found |= {f"rating {value}": ratings == value for value in sorted(set(ratings.tolist()))}
     else:
-        missing.append("these reviews have no rating, so there are no slices by rating")
+        missing.append("these reviews have no rating in up to ten steps, so there are no slices by rating")
     return {name: rows for name, rows in found.items() if rows.any()}, missing
+
+
+def _column(split, name, kind):
+    """A column's values where all are of a kind: a column of somebody else's data may only share its name."""
+    values = split[name][:] if name in split.column_names else []
+    return values if all(isinstance(value, kind) for value in values) else []
 
 
 def slice_table(slices: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> pd.DataFrame:
