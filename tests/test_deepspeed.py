@@ -128,8 +128,9 @@ def test_killed_training_goes_on_and_so_it_does_on_one_rank(workspace, trained, 
     resumed = launch.run(one | {"die_at": None})
     assert resumed[0]["steps"] == [*range(1, STEPS + 1)] and np.allclose(resumed[0]["losses"], losses, atol=1e-4)
     copy = one | {"folder": one["folder"] + "_copy", "die_at": None}
-    with pytest.raises(CourseError, match="another number of ranks; make a universal one"):
-        launch.run(copy | {"micro_batch": 8}, ranks=1)
+    if stage == 2:
+        with pytest.raises(CourseError, match="another number of ranks; make a universal one"):
+            launch.run(copy | {"micro_batch": 8}, ranks=1)
     alone = launch.run(launch.universal_checkpoint(copy) | {"micro_batch": 8}, ranks=1)
     assert alone[0]["world_size"] == 1 and np.allclose(alone[0]["losses"], losses, atol=1e-4)
 
@@ -275,8 +276,8 @@ def test_a_taken_port_is_named(workspace):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(CourseError, match="another run uses this port"):
-            launch.run(one, launcher="two nodes", port=taken.getsockname()[1], limit=120)
+        with pytest.raises(CourseError, match=r"Port \d+ is taken by another program or run; give another one"):
+            launch.run(one, launcher="two nodes", port=taken.getsockname()[1])
 
 
 def test_a_time_limit_ends_it(workspace):
@@ -307,19 +308,30 @@ def test_too_little_memory_is_named(workspace):
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+def test_a_key_that_deepspeed_does_not_know_is_named(workspace, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(zero.configuration("zero1") | {"zero_optimization": {"stage": 1, "stages": 2}}))
+    with pytest.raises(CourseError, match="a key that DeepSpeed does not know"):
+        launch.run(launch.training(workspace, "wrong", deepspeed=path, steps=3))
+
+
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("text", "expected"),
     [
-        ({"zero_optimization": {"stage": 1, "stages": 2}}, "a key that DeepSpeed does not know"),
-        ("{", "no JSON file that can be read"),
-        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "this ZeRO stage cannot offload"),
+        ("{", "is no DeepSpeed configuration that can be read"),
+        ('{"bf16": {}}', r"is no DeepSpeed configuration that can be read \(KeyError\('zero_optimization'\)\)"),
+        (
+            '{"zero_optimization": {"stage": 2, "offload_param": {}}}',
+            "ZeRO stage 2 cannot do offload_param; take stage 3",
+        ),
+        ('{"zero_optimization": {"stage": 0, "offload_optimizer": {}}}', "ZeRO stage 0 cannot do offload_optimizer"),
     ],
 )
-def test_wrong_configurations_are_named(workspace, tmp_path, change, expected):
+def test_wrong_configurations_are_refused_before_anything_starts(workspace, tmp_path, text, expected):
     path = tmp_path / "mine.json"
-    path.write_text(change if isinstance(change, str) else json.dumps(zero.configuration("zero1") | change))
+    path.write_text(text)
     with pytest.raises(CourseError, match=expected):
-        launch.run(launch.training(workspace, "wrong", deepspeed=path, steps=3))
+        launch.training(workspace, "wrong", deepspeed=path)
 
 
 def test_wrong_names_are_refused_at_once(workspace, monkeypatch, tmp_path):

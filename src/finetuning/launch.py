@@ -20,7 +20,7 @@ import numpy as np
 from finetuning import CourseError
 from finetuning.training import last_whole_checkpoint
 from finetuning.workspace import write_atomically
-from finetuning.zero import configuration_file
+from finetuning.zero import check_configuration, configuration_file
 
 if TYPE_CHECKING:
     from finetuning.workspace import Workspace
@@ -40,16 +40,8 @@ WAYS_OUT = (
         "the DeepSpeed configuration has a key that DeepSpeed does not know; the lines above name it",
     ),
     (
-        r"JSONDecodeError|Expecting property name|Expected a string path to an existing deepspeed config",
-        "the DeepSpeed configuration is no JSON file that can be read",
-    ),
-    (
         r"DP world size of",
         "the checkpoint is of another number of ranks; make a universal one of it (launch.universal_checkpoint)",
-    ),
-    (
-        r"offload.* (?:not supported|requires)|supports? offload|only supported .*offload",
-        "this ZeRO stage cannot offload; take stage 1, 2 or 3",
     ),
     (r"mpi4py", "the process was not started by a launcher; start it through launch.run or torch.distributed.run"),
     (
@@ -75,6 +67,8 @@ def training(
     settings = workspace.settings
     if deepspeed is not None and not str(deepspeed).endswith(".json"):
         deepspeed = configuration_file(str(deepspeed))
+    if deepspeed is not None:
+        check_configuration(Path(deepspeed))
     chosen = {
         "name": name,
         "settings": settings.as_dict(),
@@ -130,7 +124,7 @@ def run(
     log.parent.mkdir(parents=True, exist_ok=True)
     config = log.with_suffix(".json")
     write_atomically(config, json.dumps(trainings, indent=1))
-    commands = command(launcher, config, ranks, port or free_port())
+    commands = command(launcher, config, ranks, free_port(port or 0))
     with log.open("wb") as file:
         code = _watch(commands, _environment(ranks), file, limit)
     for one in trainings:
@@ -181,12 +175,20 @@ def command(launcher: str, config: str | Path, ranks: int, port: int = 29531) ->
     raise CourseError(f"There is no launcher {launcher!r}; choose 'torchrun', 'deepspeed' or 'two nodes'.")
 
 
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
+def free_port(port: int = 0) -> int:
+    """``port``, or with 0 any TCP port of this machine, that nobody listens on. Raises CourseError when it is taken.
+
+    A launcher would take whoever listens there for its partner, and wait.
+    """
     import socket
 
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise CourseError(
+                f"Port {port} is taken by another program or run; give another one (port=...)."
+            ) from error
         return probe.getsockname()[1]
 
 

@@ -55,6 +55,25 @@ def configuration(name: str) -> dict:
     return json.loads(configuration_file(name).read_text())
 
 
+def check_configuration(path: Path) -> None:
+    """Raise CourseError where DeepSpeed's JSON file cannot be read, and where it asks a stage for offload that it has not.
+
+    DeepSpeed passes over such an offload in silence, and the memory it should have saved is missed later.
+    """
+    try:
+        sharding = json.loads(path.read_text(encoding="utf-8"))["zero_optimization"]
+        stage = sharding["stage"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"{path} is no DeepSpeed configuration that can be read ({error!r}); compare it with {CONFIGURATIONS / 'zero2.json'}."
+        ) from error
+    for key, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
+        if key in sharding and stage < lowest:
+            raise CourseError(
+                f"{path}: ZeRO stage {stage} cannot do {key}; take stage {lowest} or more, or leave the key out."
+            )
+
+
 def expected_bytes(parameters: int, stage: int, ranks: int, *, bf16: bool = False) -> dict[str, float]:
     """Bytes that each rank holds in theory: a dict of component -> bytes (Rajbhandari et al. 2020, section 5).
 
