@@ -19,7 +19,7 @@ from finetuning.labels import LABEL_WORDS
 
 COLUMN = "text"
 HEAD = ("row", "label", "probability_positive")
-CHUNK_REVIEWS, CHUNK_CHARACTERS = 512, 2_000_000  # a chunk is full with either
+CHUNK_REVIEWS, CHUNK_CHARACTERS = 1024, 4_000_000  # a chunk is full with either; fewer reviews would mean more padding
 LONGEST_CELL = 2**24  # characters; a longer one is taken for a quote that was never closed
 END = "\ud800"  # no file holds this: it can be written in no encoding
 EVERY = 30  # seconds between two lines of progress where there is no terminal to draw a bar on
