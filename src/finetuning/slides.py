@@ -221,23 +221,36 @@ def _code_pieces(cell, kind):
     pieces = [_cell(new_code_cell, cell.source, kind, lines * 27 + 26)]
     if cell.outputs and "remove-input" in cell.metadata.get("tags", []):
         pieces = []
-    for output in cell.outputs:
-        text = output.get("text") or (
-            "" if len(output.get("data", {})) > 1 else output.get("data", {}).get("text/plain", "")
-        )
-        height = _png_height(output["data"]["image/png"]) if "image/png" in output.get("data", {}) else 0
-        if text:
-            shown = _shorten(text)
-            height = len(shown) * 24 + 16
-            output = output.copy()
-            output.update({"output_type": "stream", "name": "stdout", "text": "\n".join(shown)})
-            output.pop("data", None), output.pop("metadata", None), output.pop("execution_count", None)
-        elif "text/html" in output.get("data", {}):
-            height = 38 * output["data"]["text/html"].count("<tr") + 20
+    for output in _joined(cell.outputs):
+        data = output.get("data", {})
+        if output.output_type == "stream":
+            shown = _shorten(output.text)
+            output.text, height = "\n".join(shown), len(shown) * 24 + 16
+        elif "image/png" in data:
+            height = _png_height(data["image/png"])
+        else:
+            height = 38 * data.get("text/html", "").count("<tr") + 20
         piece = _cell(new_code_cell, cell.source, "-" if pieces else kind, height)
         piece.outputs, piece.metadata["transient"] = [output], {"remove_source": True}
         pieces.append(piece)
     return pieces
+
+
+def _joined(outputs):
+    """The outputs of a cell, with text that follows on text made one."""
+    from nbformat.v4 import new_output
+
+    joined = []
+    for output in outputs:
+        data = output.get("data", {})
+        text = output.get("text") or (data.get("text/plain", "") if set(data) == {"text/plain"} else "")
+        if not text:
+            joined.append(output)
+        elif joined and joined[-1].output_type == "stream":
+            joined[-1].text += "\n" + text.strip("\n") if not joined[-1].text.endswith("\n") else text
+        else:
+            joined.append(new_output("stream", text=text))
+    return joined
 
 
 def _png_height(encoded):
