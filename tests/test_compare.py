@@ -150,6 +150,7 @@ def test_the_table_prices_a_thousand_reviews(runs):
     table = results_table(workspace.results(), price_per_hour=1.8)
     assert table["cost per 1,000"].tolist() == ["0.01", "-"]  # 20 s of an hour at 1.80
     assert table["peak memory"].tolist() == ["1,024 MiB", "-"]
+    assert results_table(workspace.results(), price_per_hour=0.0018)["cost per 1,000"].iloc[0] == "0.00001"
     assert "peak memory" not in results_table(workspace.results())
 
 

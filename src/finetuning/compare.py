@@ -251,7 +251,7 @@ def slices(split: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
     found[f"up to {short:.0f} words"] = words <= short
     found["in between"] = (words > short) & (words <= long)
     found[f"over {long:.0f} words"] = words > long
-    traits, ratings = _column(split, "traits", list), np.array(_column(split, "rating", (int, float, str)))
+    traits, ratings = column(split, "traits", list), np.array(column(split, "rating", (int, float, str)))
     if names := sorted({trait for several in traits for trait in several if isinstance(trait, str)}):
         found |= {name: np.array([name in several for several in traits]) for name in names}
     else:
@@ -263,8 +263,8 @@ def slices(split: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
     return {name: rows for name, rows in found.items() if rows.any()}, missing
 
 
-def _column(split, name, kind):
-    """A column's values where all are of a kind: a column of somebody else's data may only share its name."""
+def column(split: Dataset, name: str, kind: type | tuple[type, ...]) -> list:
+    """A column's values if all are of a kind, else none: a column of somebody else's data may only share its name."""
     values = split[name][:] if name in split.column_names else []
     return values if all(isinstance(value, kind) for value in values) else []
 

@@ -221,7 +221,7 @@ def review_form(pipe: ReviewPipeline) -> None:
     headless has none, and a widget saved in it would show as an error wherever it is read.
     """
     if "JPY_SESSION_NAME" not in os.environ:
-        print('Opened in JupyterLab, this cell shows a form; here, ask by ship.answer(pipe, "...").')
+        print('Opened in JupyterLab, this cell shows a form; here, ask by ship.answer(ask, "...").')
         return
     from IPython.display import display
     from ipywidgets import HTML, Button, Textarea, VBox

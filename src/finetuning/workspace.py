@@ -214,7 +214,7 @@ def results_table(results: dict, *, price_per_hour: float | None = None) -> pd.D
             peak, speed = row["peak_device_bytes"] or row["peak_rss_bytes"], row["predict_reviews_per_second"]
             more["trained per second"] = _count(row["train_reviews_per_second"])
             more["peak memory"] = "-" if peak is None else f"{peak / 2**20:,.0f} MiB"
-            more["cost per 1,000"] = "-" if speed is None else f"{price_per_hour / 3.6 / speed:.2g}"
+            more["cost per 1,000"] = "-" if speed is None else _two_digits(price_per_hour / 3.6 / speed)
         lines.append(
             {
                 "lesson": row["lesson"],
@@ -238,6 +238,11 @@ def caption(results: dict) -> str:
     hardware = run["hardware"]
     machine = hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
     return f"{run['model']} on {run['dataset']}, seed {run['seed']}, {machine}"
+
+
+def _two_digits(value: float) -> str:
+    """A small sum written out, for no price is read as 2.6e-06."""
+    return np.format_float_positional(value, precision=2, fractional=False, trim="-")
 
 
 def _count(value):
