@@ -16,6 +16,7 @@ SERVED = {
     "02": [["majority"], ["decisive_word"], ["choose_prompt"], ["interval"]],
     "03": [["mask_padding"], ["positive_probability"], ["pick_training"], ["pick_training"], ["bought"]],
     "04": [["zero_bytes"], ["zero_bytes", "reshard"], ["accumulated_loss", "reshard"], ["lowest_stage"]],
+    "05": [["mcnemar"], ["calibration_error"], ["negation_slice"], ["stream_answers"]],
 }
 
 # exercise -> answers that are wrong in the usual ways, and what the check says to each
