@@ -8,6 +8,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import termios
 import threading
 import time
 from dataclasses import replace
@@ -78,6 +79,7 @@ def as_csv(texts):
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_every_review_gets_its_own_score_in_the_order_of_the_file(kind, label, folder, monkeypatch):
     monkeypatch.setattr(predict, "CHUNK_REVIEWS", 7)
+    monkeypatch.setattr(predict, "GROUP", 3)
     rng = np.random.default_rng(0)
     texts = [
         f"film number {i}, " + " ".join(rng.choice(["good", 'so-called "art"', "bad,\nlong", "<br />"], 1 + i % 13))
@@ -238,6 +240,7 @@ def read_screen(screen):
 @pytest.mark.slow
 def test_it_reads_standard_input_and_draws_a_bar_on_a_terminal_only(folder, runs):
     screen, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
     process = start_predict(runs, "-", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=terminal)
     out, _ = process.communicate(b"text\n" + b"a good film\n" * 1500, timeout=300)
     os.close(terminal)
@@ -292,7 +295,7 @@ def test_memory_does_not_grow_with_the_file(kind, folder, runs, tmp_path, record
 
 
 @pytest.mark.slow
-def test_it_is_hardly_slower_than_the_lesson(runs, tmp_path, monkeypatch, record_property):
+def test_it_is_hardly_slower_than_the_lesson(runs, tmp_path, monkeypatch):
     folder = runs / "pocket" / "models" / "trainer"
     shutil.copytree(POCKET_T5, folder)
     ship.save_usage(folder, choose())
@@ -301,21 +304,25 @@ def test_it_is_hardly_slower_than_the_lesson(runs, tmp_path, monkeypatch, record
         ship, "load_shipped", lambda _: loaded
     )  # the model is loaded once and not timed, as in the lesson
     lines = [json.loads(line) for line in (POCKET_REVIEWS / "train.jsonl").read_text().splitlines()]
-    texts = [line["text"] for line in lines][:1200]  # a full chunk and a part of one
+    texts = [line["text"] for line in lines * 2][:2400]  # a full chunk and a part of one
     file = tmp_path / "reviews.csv"
     file.write_text(as_csv(texts))
     model, tokenizer, usage = loaded
     options = {"prompt": usage["prompt"], "max_length": usage["max_length"]}
     score_labels(model, tokenizer, texts[:64], **options)
-    lesson, command = [], []
-    for _ in range(3):
-        lesson.append(score_labels(model, tokenizer, texts, **options)[1])
-        began = time.perf_counter()
-        assert predict_file(str(file), folder, io.StringIO()) == (len(texts), 0)
-        command.append(len(texts) / (time.perf_counter() - began))
-    print(f"reviews per second: lesson {max(lesson):.0f}, command {max(command):.0f}")
-    record_property("share of the lesson's speed", max(command) / max(lesson))
-    assert max(command) >= 0.9 * max(lesson)
+    began = cpu_and_wall()
+    score_labels(model, tokenizer, texts, **options)
+    lesson = cpu_and_wall() - began
+    began = cpu_and_wall()
+    assert predict_file(str(file), folder, io.StringIO()) == (len(texts), 0)
+    command = cpu_and_wall() - began
+    print("reviews per second of CPU and of wall time: lesson", len(texts) / lesson, "command", len(texts) / command)
+    assert lesson[0] / command[0] >= 0.9
+
+
+def cpu_and_wall():
+    """Seconds so far: of this process's work, which other programs on the machine do not lengthen, and of the clock."""
+    return np.array([time.process_time(), time.perf_counter()])
 
 
 def test_the_pipeline_scores_as_the_lessons_do(folder):

@@ -13,13 +13,16 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+import numpy as np
+
 from finetuning import CourseError
 from finetuning.data import FORMATS, clean_text
 from finetuning.labels import LABEL_WORDS
 
 COLUMN = "text"
 HEAD = ("row", "label", "probability_positive")
-CHUNK_REVIEWS, CHUNK_CHARACTERS = 1024, 4_000_000  # a chunk is full with either; fewer reviews would mean more padding
+CHUNK_REVIEWS, CHUNK_CHARACTERS = 2048, 4_000_000  # a chunk is full with either; smaller ones would mean more padding
+GROUP = 512  # reviews scored at a time
 LONGEST_CELL = 2**24  # characters; a longer one is taken for a quote that was never closed
 END = "\ud800"  # no file holds this: it can be written in no encoding
 EVERY = 30  # seconds between two lines of progress where there is no terminal to draw a bar on
@@ -41,8 +44,6 @@ def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
     label word, ``probability_positive`` the model's probability of the positive one. A review that cannot be read is named
     on standard error and skipped. Raises CourseError for a file that cannot be read at all.
     """
-    from tqdm import tqdm
-
     from finetuning.labels import score_labels
     from finetuning.ship import load_shipped, read_usage
 
@@ -55,27 +56,63 @@ def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
     table = csv.writer(output, lineterminator="\n")
     table.writerow(HEAD)
     written = skipped = 0
-    terminal = sys.stderr.isatty()
-    began = said = time.monotonic()
-    with tqdm(unit=" reviews", disable=not terminal, file=sys.stderr, dynamic_ncols=True) as bar:
+    with Progress() as progress:
         for texts, problems in _chunks(chain([first], rows)):
             for row in problems:
-                bar.write(f"{_name(path)}, {row.place}: {row.problem}; skipped", file=sys.stderr)
-            if texts:
-                scores, _ = score_labels(
-                    model, tokenizer, list(texts.values()), prompt=usage["prompt"], max_length=usage["max_length"]
-                )
-                for number, row in zip(texts, scores, strict=True):
-                    table.writerow((number, LABEL_WORDS[row.argmax()], f"{row[1]:.6f}"))
-                output.flush()
+                progress.say(f"{_name(path)}, {row.place}: {row.problem}; skipped")
             written, skipped = written + len(texts), skipped + len(problems)
-            if done := share():
-                bar.total = round((written + skipped) / done)
-            bar.update(len(texts) + len(problems))
-            if not terminal and time.monotonic() - said > EVERY:
-                said = time.monotonic()
-                print(f"{written:,} reviews labelled, {written / (said - began):,.0f} per second", file=sys.stderr)
+            progress.expect(written + skipped, share())
+            progress.add(len(problems))
+            scores: dict[int, np.ndarray] = {}
+            for group in _by_length(texts):
+                batch = [texts[number] for number in group]
+                found, _ = score_labels(model, tokenizer, batch, prompt=usage["prompt"], max_length=usage["max_length"])
+                scores.update(zip(group, found, strict=True))
+                progress.add(len(group))
+            for number in texts:
+                word = LABEL_WORDS[scores[number].argmax()]
+                table.writerow((number, word, f"{scores[number][1]:.6f}"))
+            output.flush()
     return written, skipped
+
+
+class Progress:
+    """How far the work is, on standard error: a bar on a terminal, elsewhere a line every EVERY seconds."""
+
+    def __init__(self):
+        from tqdm import tqdm
+
+        self.bar = tqdm(unit=" reviews", disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True)
+        self.done, self.began = 0, time.monotonic()
+        self.said = self.began
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.bar.close()
+
+    def say(self, line: str):
+        """Print a line above the bar."""
+        self.bar.write(line, file=sys.stderr)
+
+    def expect(self, read: int, share: float | None):
+        """Reckon the total from the reviews read so far and the share of the file that they are."""
+        self.bar.total = round(read / share) if share else None
+
+    def add(self, reviews: int):
+        """Count so many reviews as done."""
+        self.bar.update(reviews)
+        self.done, now = self.done + reviews, time.monotonic()
+        if self.bar.disable and now - self.said > EVERY:
+            self.said = now
+            self.say(f"{self.done:,} reviews done, {self.done / (now - self.began):,.0f} per second")
+
+
+def _by_length(texts: dict[int, str]) -> list[list[int]]:
+    """The row numbers of a chunk in groups of similar length, so that little is padded and progress shows in between."""
+    order = sorted(texts, key=lambda number: -len(texts[number]))
+    return [order[start : start + GROUP] for start in range(0, len(order), GROUP)]
 
 
 def _chunks(rows):
