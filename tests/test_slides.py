@@ -196,4 +196,9 @@ def test_slides_show_the_outputs_of_a_run_and_shorten_long_ones(tmp_path, runs):
     run_with_outputs(runs / "pocket" / "notebooks")
     deck = slides.make_slides(tmp_path, "pocket")[1].read_text()
     assert "shown by 01-samples" in deck and "shown by 01-balance" not in deck
+    rows = "".join(f"<tr><td>row {i}</td></tr>" for i in range(40))
+    table, height = slides._table_output(
+        nbformat.v4.new_output("display_data", {"text/html": f"<table>{rows}</table>"})
+    )
+    assert table.data["text/html"].count("<tr") == 21 and height < slides.ROOM
     assert len(slides._shorten("word " * 2000)) == 18 and slides._shorten("word " * 2000)[-1].endswith("more lines)")

@@ -229,11 +229,26 @@ def _code_pieces(cell, kind):
         elif "image/png" in data:
             height = _png_height(data["image/png"])
         else:
-            height = 38 * data.get("text/html", "").count("<tr") + 20
+            output, height = _table_output(output)
         piece = _cell(new_code_cell, cell.source, "-" if pieces else kind, height)
         piece.outputs, piece.metadata["transient"] = [output], {"remove_source": True}
         pieces.append(piece)
     return pieces
+
+
+def _table_output(output, rows=20):
+    """A table as an output with its height: many rows or columns are set in small type, rows beyond ``rows`` left out."""
+    from nbformat.v4 import new_output
+
+    shown = output.get("data", {}).get("text/html", "")
+    lines = re.findall(r"<tr.*?</tr>", shown, re.DOTALL)
+    for line in lines[rows + 1 :]:
+        shown = shown.replace(line, "")
+    lines = lines[: rows + 1]
+    if len(lines) <= 14 and max((line.count("<t") - 1 for line in lines), default=0) <= 9:
+        return output, 38 * len(lines) + 20
+    small = f'<div class="small">{shown}</div>'
+    return new_output("display_data", data={"text/html": small}), 26 * len(lines) + 50
 
 
 def _joined(outputs):
