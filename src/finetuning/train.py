@@ -208,7 +208,7 @@ class Watch:
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.global_step == COUNT_AT and self.bytes is None:
+        if state.global_step == min(COUNT_AT, state.max_steps - 1) and self.bytes is None:
             from finetuning.zero import held_bytes
 
             self.bytes = held_bytes(self.trainer.model_wrapped, self.trainer.optimizer)
