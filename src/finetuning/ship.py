@@ -137,7 +137,7 @@ def _card_text(settings, results, row, sizes, remarks):
         f"Measured on {row['n_test']:,} reviews of {data} and on nothing else: expect less on other kinds of text.",
         f"It reads English, and of a long review only the first {settings.max_length:,} tokens.",
         "It always answers with one of two words: a text that is mixed, neutral or no review at all gets one of them as well.",
-        "The score is the model's own probability between the two words; lesson 05 measures how far it can be trusted.",
+        "The score is the model's own probability between the two words, and no promise that it is right as often.",
         "It judges texts, not people; do not let it decide about anybody.",
     ]
     hardware, versions = run["hardware"], run["versions"]
