@@ -311,14 +311,19 @@ def test_it_is_hardly_slower_than_the_lesson(runs, tmp_path, monkeypatch):
     model, tokenizer, usage = loaded
     options = {"prompt": usage["prompt"], "max_length": usage["max_length"]}
     score_labels(model, tokenizer, texts[:64], **options)
-    began = cpu_and_wall()
-    score_labels(model, tokenizer, texts, **options)
-    lesson = cpu_and_wall() - began
-    began = cpu_and_wall()
-    assert predict_file(str(file), folder, io.StringIO()) == (len(texts), 0)
-    command = cpu_and_wall() - began
-    print("reviews per second of CPU and of wall time: lesson", len(texts) / lesson, "command", len(texts) / command)
-    assert lesson[0] / command[0] >= 0.9
+    lesson, command = [], []
+    for _ in range(3):  # other programs can only make a run slower: the best of each counts, and one is mostly enough
+        began = cpu_and_wall()
+        score_labels(model, tokenizer, texts, **options)
+        lesson.append(cpu_and_wall() - began)
+        began = cpu_and_wall()
+        assert predict_file(str(file), folder, io.StringIO()) == (len(texts), 0)
+        command.append(cpu_and_wall() - began)
+        share = np.min(lesson, axis=0) / np.min(command, axis=0)
+        print("the command's share of the lesson's reviews per second, of CPU and of wall time:", share)
+        if share[0] >= 0.9:
+            return
+    pytest.fail(f"the command reaches {share[0]:.2f} of the lesson's reviews per second")
 
 
 def cpu_and_wall():
