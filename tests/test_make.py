@@ -10,7 +10,11 @@ from conftest import ROOT
 
 def make(*arguments):
     return subprocess.run(
-        ["make", *arguments], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "MAKEFLAGS": ""}
+        ["make", "--no-print-directory", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MAKEFLAGS": ""},
     )
 
 

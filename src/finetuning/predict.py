@@ -92,15 +92,15 @@ class Progress:
     def __exit__(self, *error):
         self.bar.close()
 
-    def say(self, line: str):
+    def say(self, line: str) -> None:
         """Print a line above the bar."""
         self.bar.write(line, file=sys.stderr)
 
-    def expect(self, read: int, share: float | None):
+    def expect(self, read: int, share: float | None) -> None:
         """Reckon the total from the reviews read so far and the share of the file that they are."""
         self.bar.total = round(read / share) if share else None
 
-    def add(self, reviews: int):
+    def add(self, reviews: int) -> None:
         """Count so many reviews as done."""
         self.bar.update(reviews)
         self.done, now = self.done + reviews, time.monotonic()
