@@ -171,11 +171,16 @@ def register_engine() -> None:
 
 
 def _with_pictures(page: str) -> str:
-    """The page with the lessons' figures inside it; the exporter's own way to do that would unfold what is folded away."""
+    """The page with the lessons' figures inside it; the exporter's own way to do that would unfold what is folded away.
+
+    A figure that is not there keeps its name, and the page shows its alternative text.
+    """
 
     def inside(found: re.Match) -> str:
-        picture = (home() / "img" / found[1]).read_bytes()
-        return f'src="data:image/svg+xml;base64,{base64.b64encode(picture).decode()}"'
+        picture = home() / "img" / found[1]
+        if not picture.exists():
+            return found[0]
+        return f'src="data:image/svg+xml;base64,{base64.b64encode(picture.read_bytes()).decode()}"'
 
     return re.sub(r'src="\.\./img/([\w.-]+)"', inside, page)
 
