@@ -329,11 +329,14 @@ def main(arguments: list[str] | None = None) -> int:
         return run(trainings[0])
     # Several small trainings, as the lesson compares them: each in a child of its own, so that none inherits the state of
     # another, and the imports are paid once.
+    import transformers.models.t5.modeling_t5
     import transformers.trainer_seq2seq  # noqa: F401
 
     from finetuning.zero import import_deepspeed
 
     import_deepspeed()
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (every engine imports it; it takes two seconds)
+
     for i, training in enumerate(trainings):
         child = os.fork()
         if child == 0:
