@@ -18,6 +18,7 @@ from finetuning import pretrain
 from finetuning.data import clean_text
 from finetuning.labels import label_ids, score_labels
 from finetuning.profiles import POCKET_REVIEWS, POCKET_T5
+from finetuning.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,39 @@ def test_a_new_tokenizer_has_the_layout_of_t5():
     assert len(tokenizer) == pretrain.VOCABULARY
     assert len(label_ids(tokenizer)) == 2
     assert tokenizer.convert_tokens_to_ids("<extra_id_99>") == pretrain.VOCABULARY - pretrain.SENTINELS
+
+
+def test_the_teacher_judges_passages_of_reviews_it_has_not_seen(pocket):
+    tokenizer, rng = pocket[1], np.random.default_rng(0)
+    words = [
+        "the",
+        "a",
+        "film",
+        "plot",
+        "actor",
+        "scene",
+        "story",
+        "camera",
+        "music",
+        "end",
+        "very",
+        "quite",
+        "of",
+        "and",
+    ]
+    labels = rng.permutation(np.arange(200) % 2)
+    texts = [" ".join([*rng.choice(words, 20), ("awful", "great")[label], *rng.choice(words, 20)]) for label in labels]
+    rows = [np.array(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    teacher = Teacher(rows, labels, tokenizer)
+    judged = np.array([teacher.probability(row, i) for i, row in enumerate(rows)])
+    assert ((judged > 0.5) == labels).mean() > 0.95
+    praise, blame = (np.array(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("great", "awful"))
+    assert teacher.probability(praise, 0) > 0.6 and teacher.probability(blame, 0) < 0.4
+    # labels without any rhyme or reason: whoever had seen them would know them by heart
+    random = rng.permutation(labels)
+    teacher = Teacher(rows, random, tokenizer)
+    judged = np.array([teacher.probability(row, i) for i, row in enumerate(rows)])
+    assert ((judged > 0.5) == random).mean() < 0.65
 
 
 @pytest.mark.slow

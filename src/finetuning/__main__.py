@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 
 from finetuning import CourseError
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(given):
     from finetuning.course import run_course
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end by another program: as by Ctrl-C
     try:
         run_course(
             given.profile,

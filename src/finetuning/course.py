@@ -1,21 +1,45 @@
 """Run the lessons headless, one after the other: ``make run``, ``python -m finetuning run``."""
 
 import base64
-import hashlib
+import contextlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import dropwhile
 from pathlib import Path
 
 from finetuning import CourseError
 from finetuning.data import load_reviews
-from finetuning.profiles import choose
-from finetuning.workspace import LESSONS, Workspace, caption, home, results_table, run_folder, write_atomically
+from finetuning.profiles import PROFILES, choose
+from finetuning.workspace import (
+    LESSONS,
+    Workspace,
+    caption,
+    damage,
+    digest,
+    file_digest,
+    home,
+    results_table,
+    run_folder,
+    write_atomically,
+)
 
+# What a lesson leaves in sealed folders of the run; it is done when they are whole.
+LEAVES = {"01_prepare_data": ("data/reviews",), "03_finetune_with_trainer": ("models/trainer",)}
+# What the libraries say when a machine is too small -> the way out.
+WAYS_OUT = (
+    (
+        r"No space left on device|unexpected pos|Disk quota exceeded|file write failed",
+        "the disk is full; free some space",
+    ),
+    (
+        r"OutOfMemoryError|CUDA out of memory|can't allocate memory|MemoryError",
+        "the memory is full; set LIMIT= or choose a smaller profile, or a smaller batch_size in profiles.py",
+    ),
+)
 KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, set limit=, or choose a smaller profile"
 
 
@@ -32,8 +56,9 @@ def run_course(
 ) -> Workspace:
     """Execute the lessons with papermill and write ``report.html``; returns the workspace.
 
-    A lesson that this run has executed before is skipped, unless its source or an earlier lesson has changed since. A
-    failing cell raises CourseError with the lesson, the cell and the error; the partly executed notebook stays.
+    A lesson that this run has executed before is skipped, unless its source, an earlier lesson or what it left has changed
+    since. A failing cell raises CourseError with the lesson, the cell and the error; the partly executed notebook stays.
+    So does a second run in the same folder.
     """
     settings = choose(profile, reviews=reviews, base_model=base_model, limit=limit, seed=seed)
     name = name or profile
@@ -41,28 +66,35 @@ def run_course(
     for source in sources.values():
         if not source.exists():
             raise CourseError(f"{source} is missing; run this from a clone of the course.")
+    with only_run(name):
+        return _run_lessons(name, settings, sources, fresh)
+
+
+def _run_lessons(name, settings, sources, fresh):
+    workspace = None if fresh else _opened(name, settings)
     # From the first lesson on that is not done, all are run: each builds on the ones before.
-    todo = list(dropwhile(lambda lesson: not fresh and _done(name, sources[lesson]), lessons))
+    todo = [*sources] if workspace is None else [*dropwhile(lambda lesson: _done(workspace, sources[lesson]), sources)]
     if todo and Path(settings.reviews).exists():
-        load_reviews(settings.reviews, limit=limit, seed=seed)  # a wrong file is better said now than after a lesson
+        # a wrong file is better said now than after a lesson
+        load_reviews(settings.reviews, limit=settings.limit, seed=settings.seed)
     if fresh:
         shutil.rmtree(run_folder(name), ignore_errors=True)
-    workspace = Workspace(name, settings)
+    workspace = workspace or Workspace(name, settings)
     parameters = {
-        "profile": profile,
-        "reviews": settings.reviews if reviews else "",
-        "base_model": settings.model if base_model else "",
-        "limit": limit,
-        "seed": seed,
+        "profile": settings.name,
+        "reviews": settings.reviews if settings.reviews != PROFILES[settings.name].reviews else "",
+        "base_model": settings.model if settings.model != PROFILES[settings.name].model else "",
+        "limit": settings.limit,
+        "seed": settings.seed,
         "run": name,
     }
-    print(f"{len(lessons)} lessons, {caption(workspace.results())}; files go to {workspace.path}", flush=True)
-    for lesson in lessons:
+    print(f"{len(sources)} lessons, {caption(workspace.results())}; files go to {workspace.path}", flush=True)
+    for lesson in sources:
         if lesson not in todo:
             print(f"{lesson}  done before (FRESH=1 starts over)", flush=True)
             continue
-        seconds = _execute(workspace, lesson, sources[lesson], parameters)
-        workspace.add_seconds(seconds)
+        _execute(workspace, lesson, sources[lesson], parameters)
+        workspace.keep_seconds(sum(_mark(workspace, lesson).get("seconds", 0) for lesson in LESSONS))
     report = workspace.path / "report.html"
     if todo or not report.exists():
         report = write_report(workspace)
@@ -72,22 +104,73 @@ def run_course(
     return workspace
 
 
-def _digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+@contextlib.contextmanager
+def only_run(name: str) -> Iterator[None]:
+    """Hold the run's folder for this process alone. Raises CourseError when another process holds it.
+
+    The system lets go of the lock when the process ends, however it ends.
+    """
+    import fcntl
+
+    path = run_folder(name).with_name(f".{name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise CourseError(
+                f"Another run (process {file.read().strip() or 'unknown'}) works in {run_folder(name)}; wait for its end, "
+                "stop it, or give this one a name of its own (RUN=...)."
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
-def _done(name, source):
-    """Whether the run holds a whole execution of this very notebook."""
-    copy = run_folder(name) / "notebooks" / source.name
+def _opened(name, settings):
+    """The run's workspace; a damaged ``results.json`` is put aside, and then no lesson counts as done (None)."""
     try:
-        kept = json.loads(copy.read_text(encoding="utf-8"))["metadata"].get("finetuning", {})
-    except (OSError, ValueError, KeyError):
+        return Workspace(name, settings)
+    except CourseError as error:
+        results = run_folder(name) / "results.json"
+        if "is damaged" not in str(error):
+            raise
+        results.replace(results.with_name("results.damaged.json"))
+        print(f"{results} is damaged and was put aside as results.damaged.json; all lessons are run again", flush=True)
+        return None
+
+
+def _mark(workspace, lesson):
+    """What the runner noted on an executed copy when it was done, and the sum of its cells; {} where it is not done."""
+    try:
+        notebook = json.loads((workspace.notebooks / f"{lesson}.ipynb").read_text(encoding="utf-8"))
+        return notebook["metadata"]["finetuning"] | {"found": _cells(notebook)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _done(workspace, source):
+    """Whether the run holds a whole execution of this very notebook, and what it left."""
+    mark = _mark(workspace, source.stem)
+    if mark.get("source") != file_digest(source):
         return False
-    return kept.get("source") == _digest(source) and kept.get("done", False)
+    wrong = "its executed copy has changed" if mark.get("cells") != mark["found"] else None
+    for left in LEAVES.get(source.stem, ()):
+        if found := damage(workspace.path / left):
+            wrong = wrong or f"{left} is damaged: {found}"
+    if wrong:
+        print(f"{source.stem}  is run again: {wrong}", flush=True)
+    return not wrong
+
+
+def _cells(notebook):
+    return digest(json.dumps(notebook["cells"], sort_keys=True))
 
 
 def _execute(workspace, lesson, source, parameters):
-    """One lesson through papermill, with a line per cell; returns its seconds."""
+    """One lesson through papermill, with a line per slow cell; its copy is marked when it is done."""
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -116,6 +199,12 @@ def _execute(workspace, lesson, source, parameters):
             raise CourseError(
                 f"{lesson}, cell {error.exec_count}: {error.evalue}\n(executed so far: {copy})"
             ) from error
+        for pattern, way in WAYS_OUT:
+            if re.search(pattern, f"{error.ename}: {error.evalue}"):
+                raise CourseError(
+                    f"{lesson}, cell {error.exec_count}: {way}, then run the same command again; it goes on from here "
+                    f"({error.ename}).\n(executed so far: {copy})"
+                ) from error
         lines = [line for line in _plain("\n".join(error.traceback)).splitlines() if line.strip()][-6:]
         raise CourseError(
             f"{lesson}, cell {error.exec_count}: {error.ename}: {error.evalue}\n  "
@@ -130,10 +219,10 @@ def _execute(workspace, lesson, source, parameters):
         ) from error
     seconds = time.monotonic() - began
     notebook = nbformat.read(copy, as_version=4)
-    notebook.metadata["finetuning"] = {"source": _digest(source), "done": True, "seconds": round(seconds, 1)}
+    cells = _cells(json.loads(nbformat.writes(notebook)))
+    notebook.metadata["finetuning"] = {"source": file_digest(source), "cells": cells, "seconds": round(seconds, 1)}
     write_atomically(copy, nbformat.writes(notebook))
     print(f"{lesson}  done in {seconds:.0f} s", flush=True)
-    return seconds
 
 
 def _plain(text):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetuning import CourseError
+from finetuning.workspace import seal
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -277,12 +278,13 @@ def padded_tokens(lengths: np.ndarray, batch_size: int, strategy: str, *, max_le
 
 
 def save_splits(splits: DatasetDict, folder: Path) -> Path:
-    """``splits.save_to_disk`` under a temporary name, then renamed, so that a lesson never reads a half-written data set."""
+    """``splits.save_to_disk`` under a temporary name, sealed, then renamed: a lesson never reads a half-written data set."""
     partial = folder.with_name(folder.name + ".partial")
     for old in (partial, folder):
         shutil.rmtree(old, ignore_errors=True)
     try:
         splits.save_to_disk(partial)
+        seal(partial)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CourseError(

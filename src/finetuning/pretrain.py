@@ -11,6 +11,8 @@ The tasks, each with its prefix:
 - ``sentiment:`` a passage of a review -> ``positive`` or ``negative``;
 - ``follows:`` two passages -> ``yes`` when the second comes right after the first in one review, else ``no``.
 
+A passage is judged in two ways, by the label of its review and by a linear model over its words (``finetuning.teacher``).
+
 The input embeddings start from word statistics (positive pointwise mutual information of a five-piece window, reduced by
 a truncated SVD: Levy and Goldberg 2014) instead of noise, which saves hours on a CPU.
 """
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetuning.profiles import POCKET_T5
+from finetuning.teacher import Teacher
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +54,9 @@ SHAPE: dict[str, Any] = {
     "dropout_rate": 0.1,
 }
 # length of the passages in tokens -> share of the supervised batches
-PASSAGES = {32: 0.2, 64: 0.3, 128: 0.3, 256: 0.2}
+PASSAGES = {32: 0.25, 64: 0.25, 128: 0.2, 256: 0.15, 508: 0.15}
+SENTENCES = 64  # passages up to this length begin and, where they can, end with a sentence
+TEACHER_SHARE = 0.7  # of the target, the rest is the label of the review
 TOKENS_PER_BATCH = 8192
 SPAN_LENGTHS = (16, 32, 64, 128)  # tokens of the passages with gaps, each as often as the others
 SPAN_TOKENS = 2048
@@ -196,6 +201,8 @@ class Passages:
     ) -> None:
         self.rows, self.labels, self.seed = rows, labels, seed
         self.long = np.array([i for i, row in enumerate(rows) if len(row) >= 150])
+        self.teacher = Teacher(rows, labels, tokenizer)
+        self.ends = np.isin(np.arange(len(tokenizer)), tokenizer.convert_tokens_to_ids([".", "!", "?"]))
         self.answers = tokenizer.convert_tokens_to_ids(["▁" + word for word in LABEL_WORDS])
         self.yes_no = tokenizer.convert_tokens_to_ids(["▁no", "▁yes"])
         self.sentiment, self.follows = (
@@ -203,36 +210,49 @@ class Passages:
         )
         self.first_sentinel = tokenizer.convert_tokens_to_ids("<extra_id_0>")
 
-    def supervised(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Input ids (rows, length) and target ids (rows, 2: the answer and the end) of the supervised tasks."""
+    def supervised(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The supervised tasks: input ids (rows, length), target ids (rows, 3) and the first target's weight (rows,).
+
+        The targets are an answer, the end, and the contrary answer, which has the rest of the weight.
+        """
         rng = np.random.default_rng((self.seed, step, 0))
         length = int(rng.choice(list(PASSAGES), p=list(PASSAGES.values())))
         count = min(TOKENS_PER_BATCH // length, 160)
         inputs = np.full((count, length), PAD, dtype=np.int64)
-        targets = np.full((count, 2), EOS, dtype=np.int64)
+        targets = np.full((count, 3), EOS, dtype=np.int64)
+        weights = np.ones(count, dtype=np.float32)
         for i in range(count):
             if rng.random() < FOLLOWS_SHARE:
                 half = (length - len(self.follows) - 2) // 2
                 a, b, follows = self._two_passages(rng, half)
-                text, answer, prefix = np.concatenate([a, [EOS], b]), self.yes_no[follows], self.follows
+                text, prefix = np.concatenate([a, [EOS], b]), self.follows
+                answer, contrary = self.yes_no[follows], self.yes_no[1 - follows]
             else:
                 which = rng.integers(len(self.rows))
                 text = self._passage(rng, which, length - len(self.sentiment) - 1)
-                answer, prefix = self.answers[self.labels[which]], self.sentiment
+                (contrary, answer), prefix = self.answers, self.sentiment
+                judged = self.teacher.probability(text, int(which))
+                weights[i] = TEACHER_SHARE * judged + (1 - TEACHER_SHARE) * self.labels[which]
             text = np.where(rng.random(len(text)) < TOKENS_HIDDEN, UNK, text)
             whole = np.concatenate([prefix, text, [EOS]])
             inputs[i, : len(whole)] = whole
-            targets[i, 0] = answer
-        return inputs, targets
+            targets[i] = answer, EOS, contrary
+        return inputs, targets, weights
 
     def _passage(self, rng, which, length):
-        """The end (40 %), the beginning (20 %) or any other place (40 %) of a review."""
+        """The end (20 %), the beginning (30 %) or any other place (50 %) of a review; short ones in whole sentences."""
         row = self.rows[which]
         if len(row) <= length:
             return row
         place = rng.random()
         last = len(row) - length
-        start = last if place < 0.4 else 0 if place < 0.6 else rng.integers(last + 1)
+        start = last if place < 0.2 else 0 if place < 0.5 else rng.integers(last + 1)
+        if length <= SENTENCES:
+            before = np.flatnonzero(self.ends[row[:start]])
+            start = before[-1] + 1 if len(before) else 0
+            length = rng.integers(length // 4, length + 1)
+            after = np.flatnonzero(self.ends[row[start : start + length]])
+            length = after[-1] + 1 if len(after) and after[-1] >= 3 else length
         return row[start : start + length]
 
     def _two_passages(self, rng, half):
@@ -317,15 +337,33 @@ def sentiment_accuracy(
     return right / len(rows)
 
 
-def forward_loss(model: PreTrainedModel, inputs: np.ndarray, targets: np.ndarray, device: str) -> Tensor:
-    """Mean cross-entropy over the target tokens, padding left out; the logits are taken to fp32 first."""
+def forward_loss(
+    model: PreTrainedModel,
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    device: str = "cpu",
+) -> Tensor:
+    """Mean cross-entropy over the target tokens, padding left out; the logits are taken to fp32 first.
+
+    With ``weights`` the last column of ``targets`` is the contrary of the first: the first has ``weights`` (rows,) of the
+    loss of its place, the contrary the rest.
+    """
     import torch
 
     ids = torch.from_numpy(inputs).to(device)
-    targets = torch.from_numpy(targets).to(device)
-    decoder_ids = torch.nn.functional.pad(targets[:, :-1], (1, 0), value=PAD)
-    logits = model(input_ids=ids, attention_mask=ids != PAD, decoder_input_ids=decoder_ids).logits
-    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=PAD)
+    wanted = torch.from_numpy(targets).to(device)
+    told = wanted if weights is None else wanted[:, :2]
+    decoder_ids = torch.nn.functional.pad(told[:, :-1], (1, 0), value=PAD)
+    if weights is not None:  # the end follows the likelier answer
+        decoder_ids[:, 1] = torch.where(torch.from_numpy(weights).to(device) < 0.5, wanted[:, 2], wanted[:, 0])
+    logits = model(input_ids=ids, attention_mask=ids != PAD, decoder_input_ids=decoder_ids).logits.float()
+    if weights is None:
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAD)
+    share = torch.from_numpy(weights).to(device)
+    by_token = -logits.log_softmax(-1).gather(2, wanted[:, None].expand(-1, 2, -1))
+    return (share * by_token[:, 0, 0] + (1 - share) * by_token[:, 0, 2] + by_token[:, 1, 1]).mean() / 2
 
 
 def prepare(source: str, work: Path, seed: int, new_tokenizer: bool = False) -> tuple:
@@ -368,8 +406,12 @@ def pretrain(
     seed: int = 1,
     peak: float = 1e-3,
     new_tokenizer: bool = False,
+    start_from: str | Path | None = None,
 ) -> None:
-    """Train until ``steps`` or ``minutes`` are spent, resuming from ``work``, and write the model to ``out``."""
+    """Train until ``steps`` or ``minutes`` are spent, resuming from ``work``, and write the model to ``out``.
+
+    ``start_from``: a folder with an earlier pocket T5 to go on from, instead of word statistics and random weights.
+    """
     import torch
 
     work, out = Path(work), Path(out)
@@ -381,7 +423,10 @@ def pretrain(
     passages = Passages([rows[i] for i in used], labels[used], tokenizer, seed)
     held_rows, held_labels = [rows[i] for i in held], labels[held]
 
-    model = build_model(tokenizer, vectors, seed).to(device)
+    model = build_model(tokenizer, vectors, seed)
+    if start_from:
+        model = type(model).from_pretrained(start_from, dtype=torch.float32)
+    model = model.to(device)
     model.set_attn_implementation("eager")  # faster than SDPA for T5 on a CPU, whose position bias SDPA must expand
     for module in model.modules():  # no dropout: its random numbers take half of a forward pass on a CPU
         if isinstance(module, torch.nn.Dropout):
@@ -429,7 +474,7 @@ def pretrain(
         for group in optimizer.param_groups:
             group["lr"] = float(learning_rate(progress, step, peak))
         for name, batch in (("supervised", passages.supervised(step)), ("spans", passages.corrupted(step))):
-            loss = forward_loss(model, *batch, device)
+            loss = forward_loss(model, *batch, device=device)
             loss.backward()
             losses[name].append(loss.item())
         for weight, master in zip(model.parameters(), masters, strict=True):
@@ -479,6 +524,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--new-tokenizer", action="store_true", help="train a tokenizer too instead of using the shipped one"
     )
+    parser.add_argument("--start-from", help="folder with an earlier pocket T5 to go on from")
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument(
         "--steps", type=int, help="optimizer steps: the same seed and steps give the same weights on one CPU"
@@ -494,6 +540,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=given.seed,
         peak=given.rate,
         new_tokenizer=given.new_tokenizer,
+        start_from=given.start_from,
     )
 
 

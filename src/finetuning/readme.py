@@ -178,7 +178,7 @@ def lesson_seconds(run: str, lesson: str) -> float | None:
 
     executed = run_folder(run) / "notebooks" / f"{lesson}.ipynb"
     kept = nbformat.read(executed, as_version=4).metadata.get("finetuning", {}) if executed.exists() else {}
-    return kept["seconds"] if kept.get("done") else None
+    return kept.get("seconds")
 
 
 def course_seconds(run: str) -> float | None:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
 from finetuning import CourseError
+from finetuning.workspace import SEAL, damage, file_digest, seal, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5ForConditionalGeneration, TrainerCallback
+    from transformers import (
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        T5ForConditionalGeneration,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     from finetuning.profiles import Profile
 
@@ -78,9 +88,11 @@ def _pass_over_tied_weights():
 
 
 def _from_hub_or_folder(kind, settings, **options):
+    from safetensors import SafetensorError
+
     try:
         return kind.from_pretrained(settings.model, revision=settings.model_revision, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         if Path(settings.model).is_dir():
             raise CourseError(
                 f"The folder {settings.model} holds no whole model ({str(error).splitlines()[0]}); "
@@ -141,10 +153,10 @@ def label_accuracy(words: list[int]) -> Callable:
 
 
 def last_whole_checkpoint(folder: str | Path) -> str | None:
-    """The newest checkpoint that was written to its end, or None.
+    """The newest checkpoint that was written to its end and has not changed since, or None.
 
-    ``trainer_state.json`` is written last; a run killed while it wrote a checkpoint leaves a folder without a readable one.
-    DeepSpeed's ranks write a shard and the state of their random numbers each, and name the whole in ``latest`` at the end.
+    A checkpoint of the Trainer is whole when its seal fits (``keep_checkpoints``). DeepSpeed's ranks write a shard and the
+    state of their random numbers each, and name the whole in ``latest`` at the end; their files carry checksums of their own.
     """
     steps = {}
     for path in Path(folder).glob("checkpoint-*"):
@@ -155,10 +167,57 @@ def last_whole_checkpoint(folder: str | Path) -> str | None:
                 ranks = len([*path.glob("rng_state*.pth")])
                 if len([*shards.glob("*optim_states.pt")]) != ranks or not [*shards.glob("*model_states.pt")]:
                     continue
+                if any(ZipFile(file).testzip() for file in [*shards.glob("*.pt"), *path.glob("*.pth")]):
+                    continue
+            elif damage(path):
+                continue
             steps[state["global_step"]] = path
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, BadZipFile):
             continue
     return str(steps[max(steps)]) if steps else None
+
+
+def resume_point(args: TrainingArguments, reviews: Path) -> str | None:
+    """The last whole checkpoint of a training with these very arguments and prepared reviews (their sealed folder).
+
+    None when the training has to begin at the start. What another training left in the folder is removed.
+    """
+    folder = Path(args.output_dir)
+    told = folder / "arguments.json"
+    wanted = args.to_json_string() + file_digest(reviews / SEAL)
+    if not told.exists() or told.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_atomically(told, wanted)
+    return last_whole_checkpoint(folder)
+
+
+def keep_checkpoints() -> TrainerCallback:
+    """A callback that seals every checkpoint, so that a torn one is known, and counts the seconds of training.
+
+    Its ``seconds`` hold those of earlier, interrupted parts too: a checkpoint remembers how long it took to get there.
+    """
+    from transformers import TrainerCallback
+
+    class Keep(TrainerCallback):
+        seconds = 0.0
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            seal_of = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SEAL
+            self.before = json.loads(seal_of.read_text())["seconds"] if state.global_step else 0.0
+            self.began = time.perf_counter()
+
+        def _count(self):
+            self.seconds = self.before + time.perf_counter() - self.began
+
+        def on_save(self, args, state, control, **kwargs):
+            self._count()
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", seconds=self.seconds)
+
+        def on_train_end(self, args, state, control, **kwargs):
+            if state.global_step > 0:
+                self._count()
+
+    return Keep()
 
 
 def stop_after(epochs: float) -> TrainerCallback:
@@ -198,25 +257,25 @@ def parameter_table(model: PreTrainedModel) -> dict[str, int]:
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, log_history: list[dict]
 ) -> Path:
-    """Model (safetensors), tokenizer and the Trainer's log (``history.json``) in one folder; returns the folder.
+    """Model (safetensors), tokenizer and the Trainer's log (``history.json``) in one sealed folder; returns the folder.
 
     The model is written under a temporary name first, so that a full disk leaves an older one as it was.
     """
-    import shutil
-
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / "history.json").write_text(json.dumps(log_history))
+        seal(partial)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CourseError(
             f"Could not write {folder}: {error.strerror or error}; free some space, then run the cell again."
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
-    for file in partial.iterdir():
+    (folder / SEAL).unlink(missing_ok=True)
+    for file in sorted(partial.iterdir(), key=lambda file: file.name == SEAL):  # the seal last
         file.replace(folder / file.name)
     partial.rmdir()
     return folder

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -86,6 +87,46 @@ def write_atomically(path: Path, text: str) -> None:
         ) from error
 
 
+SEAL = "sha256.json"
+
+
+def digest(content: bytes | str) -> str:
+    """The SHA-256 of some bytes or text, in hexadecimal."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(folder: Path, **notes: Any) -> None:
+    """Write the checksums of all files under ``folder`` to its ``sha256.json``, with ``notes`` beside them.
+
+    The last thing that is done to a folder: without its seal nothing in it is trusted.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
+    sums = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    write_atomically(folder / SEAL, json.dumps({"files": sums, **notes}, indent=1))
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a sealed folder, in some words: no seal, a file that is gone or has changed. None: it is whole."""
+    try:
+        sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
+        for name, kept in sums.items():
+            if not (folder / name).is_file():
+                return f"{name} is gone"
+            if file_digest(folder / name) != kept:
+                return f"{name} has changed since it was written"
+    except FileNotFoundError:
+        return "it was not written to its end"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{SEAL} cannot be read"
+    return None
+
+
 def fill_block(text: str, name: str, content: str, command: str) -> str:
     """``text`` with ``content`` put between its marks ``<!-- name: begin (command) -->`` and ``<!-- name: end -->``.
 
@@ -148,6 +189,8 @@ class Workspace:
             if results["schema"] != 1 or not isinstance(results["rows"], list):
                 raise ValueError("not a results file of schema 1")
             results["run"]["profile"]
+            if results.pop("sha256") != _sum(results):
+                raise ValueError("its checksum does not fit")
         except (ValueError, KeyError, TypeError) as error:
             raise CourseError(
                 f"{self.results_file} is damaged ({error}); put back a copy, or move it away and start over (FRESH=1)."
@@ -162,13 +205,16 @@ class Workspace:
             same = (row["lesson"], row["method"])
             results["rows"] = [r for r in results["rows"] if (r["lesson"], r["method"]) != same] + [row]
         results["rows"].sort(key=lambda row: row["lesson"])  # stable: within a lesson the order of writing
-        write_atomically(self.results_file, json.dumps(results, indent=2) + "\n")
+        self._write_results(results)
 
-    def add_seconds(self, seconds: float) -> None:
-        """Add the duration of a lesson to the run's total."""
+    def _write_results(self, results):
+        write_atomically(self.results_file, json.dumps(results | {"sha256": _sum(results)}, indent=2) + "\n")
+
+    def keep_seconds(self, seconds: float) -> None:
+        """Note how long the lessons of this run took, all together."""
         results = self.results()
-        results["run"]["seconds"] = round(results["run"]["seconds"] + seconds, 1)
-        write_atomically(self.results_file, json.dumps(results, indent=2) + "\n")
+        results["run"]["seconds"] = round(seconds, 1)
+        self._write_results(results)
 
     def row(self, method: str) -> dict:
         """The row of a method. Raises CourseError when no lesson has written it yet."""
@@ -183,21 +229,37 @@ class Workspace:
         ``scores``: split -> array of shape (reviews, 2), as ``score_labels`` gives them, in the order of the prepared split.
         """
         kept = {split: np.asarray(values).round(6).tolist() for split, values in scores.items()}
-        write_atomically(self.scores_folder / f"{method}.json", json.dumps(kept))
+        write_atomically(self.scores_folder / f"{method}.json", json.dumps(kept | {"sha256": _sum(kept)}))
 
     def scores(self, method: str, split: str = "test") -> np.ndarray | None:
-        """A method's label scores on a split: an array of shape (reviews, 2), or None where no lesson kept any."""
+        """A method's label scores on a split: an array of shape (reviews, 2), or None where no lesson kept any.
+
+        Raises CourseError when the file with the scores is damaged.
+        """
         path = self.scores_folder / f"{method}.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not path.exists():
+            return None
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept.pop("sha256") != _sum(kept):
+                raise ValueError("its checksum does not fit")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CourseError(f"{path} is damaged ({error}); run the lesson that measures {method!r} again.") from error
         return np.array(kept[split]) if split in kept else None
 
     def need(self, path: Path, lesson: str) -> Path:
-        """``path`` when an earlier lesson left it; else CourseError says which lesson to run first."""
+        """``path``, a folder, when an earlier lesson left it whole; else CourseError says which lesson to run first."""
         if not path.exists():
             raise CourseError(
                 f"This lesson needs what lesson {lesson} leaves in {path}; run {lesson}.ipynb first, with the same parameters."
             )
+        if wrong := damage(path):
+            raise CourseError(f"{path} is damaged ({wrong}); run {lesson}.ipynb again, with the same parameters.")
         return path
+
+
+def _sum(content):
+    return digest(json.dumps(content, sort_keys=True))
 
 
 def results_table(results: dict, *, price_per_hour: float | None = None) -> pd.DataFrame:
