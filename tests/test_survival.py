@@ -92,7 +92,7 @@ MOMENTS = (
     "scores/zero_shot.json",
     "models/trainer/checkpoints/checkpoint-*/model.safetensors",
     "models/trainer/checkpoints/checkpoint-*/optimizer.pt",
-    "models/trainer/checkpoints/checkpoint-6/trainer_state.json",
+    "models/trainer/checkpoints/checkpoint-*/trainer_state.json",
     None,
     "models/broken/checkpoints/checkpoint-*",
     "scores/trainer.json",
