@@ -299,7 +299,7 @@ def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_after_it(small_disk,
     assert re.search(r"free some space", done.stderr), done.stderr
     rows = json.loads((small_disk / "pocket" / "results.json").read_text())["rows"]
     assert {row["method"] for row in rows} >= {"majority", "tfidf", "zero_shot"}  # nothing computed is lost
-    subprocess.run(["mount", "-o", "remount,size=300m", small_disk], check=True)
+    subprocess.run(["mount", "-o", "remount,size=900m", small_disk], check=True)
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert "02_baselines  done before" in again.stdout

@@ -1,6 +1,7 @@
 """Command line: ``python -m finetuning run`` and ``python -m finetuning predict``."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -52,6 +53,7 @@ def _run(given):
             fresh=given.fresh,
         )
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it would mourn the kernel that was stopped
         print("\nstopped; the same command goes on from the last finished lesson", file=sys.stderr)
         return 130
     return 0

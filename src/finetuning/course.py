@@ -192,7 +192,7 @@ def _execute(workspace, lesson, source, parameters):
             kernel_name="python3",
             progress_bar=False,
             log_output=False,
-            extra_arguments=["--IPKernelApp.log_level=40"],
+            extra_arguments=["--IPKernelApp.log_level=50"],  # else a stopped kernel ends in a traceback
         )
     except PapermillExecutionError as error:
         if error.ename == "CourseError":
