@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainingArguments, set_seed
 
 from finetuning import CourseError
 from finetuning.labels import label_ids, score_labels
@@ -20,8 +20,10 @@ from finetuning.training import (
     load_model,
     load_tokenizer,
     parameter_table,
+    resume_point,
     save_model,
 )
+from finetuning.workspace import seal
 
 
 @pytest.fixture
@@ -97,8 +99,33 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
         folder.mkdir()
         if state:
             (folder / "trainer_state.json").write_text(state)
+            seal(folder, seconds=1.0)
     assert last_whole_checkpoint(tmp_path).endswith("checkpoint-10")
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_step": 10, "epoch": 1}')  # changed since
+    assert last_whole_checkpoint(tmp_path).endswith("checkpoint-5")
+    (tmp_path / "checkpoint-5" / "sha256.json").unlink()  # killed before it was sealed
+    assert last_whole_checkpoint(tmp_path) is None
     assert last_whole_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_training_with_other_arguments_or_reviews_begins_at_the_start(tmp_path):
+    reviews, folder = tmp_path / "reviews", tmp_path / "checkpoints"
+    reviews.mkdir()
+    seal(reviews)
+
+    def point(rate):
+        return resume_point(TrainingArguments(output_dir=folder, learning_rate=rate, use_cpu=True), reviews)
+
+    assert point(1e-3) is None
+    (folder / "checkpoint-7").mkdir()
+    (folder / "checkpoint-7" / "trainer_state.json").write_text('{"global_step": 7}')
+    seal(folder / "checkpoint-7", seconds=1.0)
+    assert point(1e-3) == str(folder / "checkpoint-7")
+    (reviews / "more").write_text("another review")
+    seal(reviews)
+    assert point(1e-3) is None and not (folder / "checkpoint-7").exists()
+    (folder / "checkpoint-7").mkdir()
+    assert point(1e-4) is None and not (folder / "checkpoint-7").exists()
 
 
 def test_from_scratch_is_random_and_seeded(settings):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetuning import CourseError
+from finetuning.hub import hub_error
 from finetuning.workspace import seal
 
 if TYPE_CHECKING:
@@ -145,10 +146,7 @@ def _read_hub(place, revision):
     try:
         splits = load_dataset(place, revision=revision)
     except Exception as error:  # the libraries below raise a dozen kinds of errors for a network that is not there
-        raise CourseError(
-            f"The data set {place} could not be loaded from the Hub ({type(error).__name__}); check the name and the network and try "
-            f"again, set HF_HUB_OFFLINE=1 when it is cached, give a local file as REVIEWS=..., or run PROFILE=pocket."
-        ) from error
+        raise hub_error("data set", place, error, instead="REVIEWS") from error
     return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
 

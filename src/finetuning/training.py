@@ -14,6 +14,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 
 from finetuning import CourseError
+from finetuning.hub import hub_error
 from finetuning.workspace import SEAL, damage, file_digest, seal, write_atomically
 
 if TYPE_CHECKING:
@@ -88,20 +89,32 @@ def _pass_over_tied_weights():
 
 
 def _from_hub_or_folder(kind, settings, **options):
+    from httpx import HTTPError
+    from huggingface_hub.constants import HF_HUB_OFFLINE
     from safetensors import SafetensorError
 
+    local = Path(settings.model).is_dir()
+    options |= {
+        "revision": settings.model_revision,
+        "trust_remote_code": False,
+    }  # not said, the library would ask for it
+    os.environ.setdefault(
+        "DISABLE_SAFETENSORS_CONVERSION", "1"
+    )  # else pickled weights are sent to be converted elsewhere
     try:
-        return kind.from_pretrained(settings.model, revision=settings.model_revision, **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        if Path(settings.model).is_dir():
+        try:
+            return kind.from_pretrained(settings.model, **options)
+        except SafetensorError:  # a file in the cache was cut short or changed: once more from the Hub
+            if local or HF_HUB_OFFLINE:
+                raise
+            return kind.from_pretrained(settings.model, force_download=True, **options)
+    except (OSError, ValueError, SafetensorError, HTTPError) as error:
+        if local:
             raise CourseError(
                 f"The folder {settings.model} holds no whole model ({str(error).splitlines()[0]}); "
                 "expected are config.json, model.safetensors and the tokenizer's files."
             ) from error
-        raise CourseError(
-            f"The model {settings.model} could not be loaded from the Hub ({type(error).__name__}); check the name and the network and "
-            "try again, set HF_HUB_OFFLINE=1 when it is cached, give a folder as BASE_MODEL=..., or run PROFILE=pocket."
-        ) from error
+        raise hub_error("model", settings.model, error, instead="BASE_MODEL") from error
 
 
 def bf16_is_fast() -> bool:

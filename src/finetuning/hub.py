@@ -1,0 +1,55 @@
+"""What went wrong at the Hub, in a sentence with the way out. Used wherever a model or data set is loaded by its id."""
+
+from finetuning import CourseError
+
+# Status of the Hub's answer -> what it means and what to do.
+ANSWERS = {
+    401: "it is not there, or not open to you (401): check the name; the course needs no login, so unset an expired HF_TOKEN",
+    403: "access to it is refused (403): accept its terms on its page, or take another",
+    404: "there is nothing of this name and revision, or a file of it is missing (404): check the name",
+    429: "the Hub has had too many requests from here (429): wait a few minutes and try again",
+}
+
+
+def hub_error(what: str, place: str, error: BaseException, *, instead: str) -> CourseError:
+    """A CourseError that says why ``what`` ("model" or "data set") ``place`` could not be had, and what to do.
+
+    ``instead``: the setting that takes a local folder (BASE_MODEL or REVIEWS). Reads the whole chain of causes, because the
+    libraries wrap what the network said.
+    """
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    chain: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and one not in chain:
+            chain.append(one)
+            waiting += [one.__cause__, one.__context__]
+    status = next(
+        (one.response.status_code for one in chain if getattr(one, "response", None) is not None),  # type: ignore[attr-defined]
+        None,
+    )
+    if any(type(one).__name__ == "SafetensorError" for one in chain):
+        why = "its weights are damaged in the cache: unset HF_HUB_OFFLINE and try again, they are downloaded anew"
+    elif any("named model.safetensors" in str(one) for one in chain):
+        why = "it has no weights in safetensors, the only format this course reads: take another"
+    elif status in ANSWERS:
+        why = ANSWERS[status]
+    elif status and status >= 500:
+        why = f"the Hub has trouble of its own ({status}): try again later; what is downloaded stays"
+    elif HF_HUB_OFFLINE:
+        why = "HF_HUB_OFFLINE=1 is set and it is not in the cache: unset it once to download"
+    elif any("remote code" in str(one) or "trust_remote_code" in str(one) for one in chain):
+        why = "it wants to run code of its own, which this course does not do: take another"
+    elif any("scripts are no longer supported" in str(one) for one in chain):
+        why = "it is made by a script, which is not run: take one that holds CSV, JSON Lines or Parquet files"
+    else:
+        why = (
+            f"the Hub could not be reached or the download broke off ({type(error).__name__}): check the network and try "
+            "again, files that came whole are kept; or set HF_HUB_OFFLINE=1 when it is cached"
+        )
+    return CourseError(
+        f"The {what} {place} could not be loaded from the Hub: {why}. "
+        f"Or give a local folder as {instead}=..., or run PROFILE=pocket, which needs no network."
+    )
