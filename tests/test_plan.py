@@ -20,7 +20,7 @@ from finetuning.plan import (
     state_bytes,
     t5_shape,
 )
-from finetuning.profiles import POCKET_T5
+from finetuning.profiles import POCKET_T5, PROFILES
 from finetuning.zero import configuration, import_deepspeed
 
 SMALL = {
@@ -326,3 +326,12 @@ def test_a_folder_that_holds_no_t5(tmp_path, content):
 def test_a_folder_of_your_own(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", **FAMILY["google-t5/t5-base"]}))
     assert plan(tmp_path).parameters == plan("google-t5/t5-base").parameters
+
+
+@pytest.mark.parametrize("name", ["small", "base"])
+def test_the_batch_of_a_profile_fits_a_card_of_16_gb(name):
+    profile = PROFILES[name]
+    plainly = next(
+        row for row in plan(profile.model, memory="16GB", tokens=(profile.max_length, 2)).rows if row.way == "plain"
+    )
+    assert plainly.micro_batch >= profile.batch_size

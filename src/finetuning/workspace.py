@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -75,13 +76,14 @@ def run_folder(name: str) -> Path:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` to a temporary name beside ``path`` and rename it, so that a reader never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise CourseError(
             f"Could not write {path}: {error.strerror}; free some space or check the folder's rights, then run again."
         ) from error
