@@ -155,7 +155,8 @@ def test_real_reviews_through_the_same_lessons(tmp_path, monkeypatch):
 
 @needs_imdb
 def test_the_whole_course_as_profile_small_runs_it(tmp_path):
-    """All lessons on the code path of ``small``: t5-small's shape (random weights), T5's tokenizer, real reviews."""
+    """All lessons on the code path of ``small``: t5-small's shape (random weights), T5's tokenizer, 64 short real reviews."""
+    import pandas as pd
     import torch
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
@@ -165,8 +166,14 @@ def test_the_whole_course_as_profile_small_runs_it(tmp_path):
     assert model.num_parameters() == 60_506_624
     model.save_pretrained(tmp_path / "t5")
     AutoTokenizer.from_pretrained(shared).save_pretrained(tmp_path / "t5")
+    (tmp_path / "imdb").mkdir()
+    for split in ("train", "test"):
+        reviews = pd.read_parquet(IMDB / f"{split}.parquet")
+        short = reviews[reviews["text"].str.split().str.len() < 70]
+        chosen = pd.concat([short[short["label"] == label].head(16) for label in (0, 1)])
+        chosen.to_parquet(tmp_path / "imdb" / f"{split}.parquet", index=False)
     done = finetuning(
-        "run", "--profile", "small", "--base-model", tmp_path / "t5", "--reviews", IMDB, "--limit", 32, runs=tmp_path
+        "run", "--profile", "small", "--base-model", tmp_path / "t5", "--reviews", tmp_path / "imdb", runs=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "small" / "results.json").read_text())

@@ -276,6 +276,14 @@ def test_an_interrupt_in_a_training_stops_the_kernel(tmp_path):
     assert wait_until(lambda: not left_behind(runs), 8), left_behind(runs)
 
 
+def test_full_memory_names_the_setting_to_change(tmp_path, monkeypatch):
+    from finetuning.course import run_course
+
+    monkeypatch.chdir(small_course(tmp_path / "course", "import torch\ntorch.empty(10**15)"))
+    with pytest.raises(CourseError, match=r"the memory is full; set LIMIT= .*batch_size.*run the same command again"):
+        run_course(lessons=LESSONS[:1])
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder with 24 MiB of room. Skips where this process may not mount one."""
