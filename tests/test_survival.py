@@ -20,7 +20,8 @@ from finetuning.profiles import choose
 from finetuning.workspace import LESSONS, CourseError, Workspace, damage, seal
 
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background hands down its deafness
 from finetuning import course
 course.LESSONS = course.LESSONS[: int(sys.argv.pop(1))]
 course.run_course.__kwdefaults__["lessons"] = course.LESSONS
