@@ -33,11 +33,26 @@ sys.exit(main(sys.argv[1:]))
 def start(runs, lessons, *arguments, cwd=ROOT):
     """``python -m finetuning run`` on the first lessons, in a session of its own; output goes to ``<runs>/said.txt``."""
     runs.mkdir(exist_ok=True)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(lessons), "run", "--limit", "40", *arguments],
         cwd=cwd, env={**os.environ, "FINETUNING_RUNS": str(runs)}, stdin=subprocess.DEVNULL,
         stdout=(runs / "said.txt").open("a"), stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
+    STARTED.append(process)
+    return process
+
+
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def none_outlives_its_test():
+    """A test that fails in the middle leaves no run behind, which would slow all others down."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # its kernel notices and ends
 
 
 def said(runs):
