@@ -35,7 +35,7 @@ run: setup  ## run the whole course headless (7 minutes on 2 cores; PROFILE= REV
 	@$(BIN)/python -m finetuning run --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)") \
 	  $(if $(LIMIT),--limit "$(LIMIT)") $(if $(SEED),--seed "$(SEED)") $(if $(RUN),--name "$(RUN)") $(if $(FRESH),--fresh)
 
-test: lint  ## all that CI runs: lint, unit tests, every notebook (40 minutes on 2 cores)
+test: lint  ## all that CI runs: lint, unit tests, every notebook (45 minutes on 2 cores)
 	@$(BIN)/python -m pytest
 
 quick: lint  ## lint and unit tests, for the edit loop (90 seconds)
@@ -50,7 +50,7 @@ lint: setup  ## style, types, spelling, links, and no output in notebooks (10 se
 	@$(BIN)/python tests/links.py
 
 # A second environment, made anew each time: what pip would install today, were nothing pinned.
-latest:  ## make test on the newest version of every library, in build/latest (45 minutes)
+latest:  ## make test on the newest version of every library, in build/latest (50 minutes)
 	@rm -rf build/latest && mkdir -p build && sed 's/==.*//' requirements.txt > build/requirements.txt
 	@$(MAKE) --no-print-directory test VENV=build/latest REQUIREMENTS=build/requirements.txt
 
