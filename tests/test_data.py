@@ -83,17 +83,20 @@ def test_a_review_of_three_megabytes(tmp_path):
 
 
 WRONG = {
-    "missing file": (None, "no file"),
-    "empty file": (b"", "is empty"),
-    "only a head": (b"text,label\n", "no reviews"),
-    "other columns": (b"review,sentiment\nfine,1\n", "columns review, sentiment"),
-    "wrong label": (b"text,label\nfine,maybe\n", "review 1: the label is 'maybe'"),
-    "label 2": (b"text,label\nfine,1\npoor,2\n", "review 2: the label is '2'"),
-    "empty text": (b"text,label\nfine,1\n,0\n", "review 2: the text is ''"),
-    "one review": (b"text,label\nfine,1\n", "0 negative and 1 positive"),
-    "one class": (b"text,label\n" + b"fine,1\n" * 50, "0 negative and 50 positive"),
-    "not utf-8": (b"text,label\nfa\xe9ade,1\n", "not UTF-8"),
-    "ragged": (b"text,label\nfine, really,1\n", "line 2: more cells than columns"),
+    "missing file": (None, "no file .*check the path"),
+    "empty file": (b"", "is empty; expected are a text"),
+    "only a head": (b"text,label\n", "no reviews, only a head line"),
+    "other columns": (b"review,sentiment\nfine,1\n", "has the columns review, sentiment; expected"),
+    "wrong label": (b"text,label\nfine,maybe\n", "review 1: the label is 'maybe'; expected"),
+    "label 2": (b"text,label\nfine,1\npoor,2\n", "review 2: the label is '2'; expected"),
+    "empty text": (b"text,label\nfine,1\n,0\n", "review 2: the text is ''; give it a text or take the row out"),
+    "too few reviews": (b"text,label\nfine,1\n", "0 negative and 1 positive reviews; at least 10 of each are needed"),
+    "one class": (
+        b"text,label\n" + b"fine,1\n" * 50,
+        "0 negative and 50 positive reviews; at least 10 of each are needed",
+    ),
+    "not utf-8": (b"text,label\nfa\xe9ade,1\n", "not UTF-8 text .*save it as UTF-8"),
+    "ragged": (b"text,label\nfine, really,1\n", "line 2: more cells than columns; put texts .*quotes"),
 }
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_hub import hub, load, worker  # noqa: F401  (they are fixtures)
-from test_survival import start, wait_until
+from test_data import WRONG
+from test_hub import ANSWERS, hub, load, worker  # noqa: F401  (the last three are fixtures)
+from test_survival import none_outlives_its_test, start, wait_until  # noqa: F401  (the first is a fixture)
 
 from finetuning import CourseError, launch, readme, ship, zero
 from finetuning.__main__ import main
@@ -44,20 +45,8 @@ def fault(name, sentence):
     return add
 
 
-def csv(name, content, sentence):
-    fault(f"reviews: {name}", sentence)(lambda world: load_reviews(world.file("mine.csv", content)))
-
-
-csv("no such file", None, "no file .*check the path")
-csv("an empty file", "", "is empty; expected are a text")
-csv("only a head line", "text,label\n", "no reviews, only a head line")
-csv("a missing column", "review,label\nfine,1\n", "has the columns review, label; expected")
-csv("a wrong label", "text,label\nfine,maybe\n", "review 1: the label is 'maybe'; expected")
-csv("an empty text", "text,label\nfine,1\n,0\n", "review 2: the text is ''; give it a text or take the row out")
-csv("too few reviews", "text,label\nfine,1\npoor,0\n", "at least 10 of each are needed")
-csv("one class only", "text,label\n" + "fine,1\n" * 50, "0 negative and 50 positive")
-csv("not UTF-8", "text,label\nfaçade,1\n".encode("latin-1"), "not UTF-8 text .*save it as UTF-8")
-csv("commas without quotes", "text,label\nfine, really,1\n", "more cells than columns; put texts .*quotes")
+for name, (content, sentence) in WRONG.items():
+    fault(f"reviews: {name}", sentence)(lambda world, content=content: load_reviews(world.file("mine.csv", content)))
 
 
 @fault("reviews: a broken JSON line", r"line 2: not a JSON object.*one object per line")
@@ -313,23 +302,16 @@ def _(world):
 
 
 def of_the_hub(status, way):
-    @fault(
-        f"the Hub answers {status}",
-        rf"could not be loaded from the Hub: .*\({status}\).*{way}.*BASE_MODEL=.*PROFILE=pocket",
-    )
+    said = rf"could not be loaded from the Hub: .*\({status}\).*{way}.*BASE_MODEL=.*PROFILE=pocket"
+
+    @fault(f"the Hub answers {status}", said)
     def _(world):
         server, get = world.hub()
         server.fault = lambda path: status
         return get("model")
 
 
-for status, way in (
-    (401, "HF_TOKEN"),
-    (403, "terms"),
-    (404, "check the name"),
-    (429, "wait"),
-    (503, "try again later"),
-):
+for status, way in ANSWERS.items():
     of_the_hub(status, way)
 
 

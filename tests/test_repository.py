@@ -18,9 +18,9 @@ from conftest import NOTEBOOKS, ROOT
 
 import finetuning
 from finetuning import CourseError, first_cell, readme
-from finetuning.course import LEAVES, _cells
+from finetuning.course import LEAVES
 from finetuning.profiles import PROFILES
-from finetuning.workspace import LESSONS, digest, file_digest, fill_block, home, seal
+from finetuning.workspace import LESSONS, digest, file_digest, fill_block, home, seal, with_digest
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -121,8 +121,7 @@ def measured(runs):
         notebook = nbformat.v4.new_notebook(metadata={"finetuning": {"seconds": 10.0 * i}})
         nbformat.write(notebook, folder / "notebooks" / f"{lesson}.ipynb")
     results = {"schema": 1, "run": run, "rows": rows}
-    checksum = digest(json.dumps(results, sort_keys=True))
-    (folder / "results.json").write_text(json.dumps(results | {"sha256": checksum}))
+    (folder / "results.json").write_text(json.dumps(with_digest(results)))
     return results
 
 
@@ -362,7 +361,7 @@ def test_a_finished_run_is_shown_without_loading_what_trains(measured, runs):
         seal(runs / "pocket" / left)
     for path in NOTEBOOKS:
         copy = nbformat.read(path, as_version=4)
-        cells = _cells(json.loads(nbformat.writes(copy)))
+        cells = digest(json.loads(nbformat.writes(copy))["cells"])
         copy.metadata["finetuning"] = {"source": file_digest(path), "cells": cells, "seconds": 1.0}
         nbformat.write(copy, runs / "pocket" / "notebooks" / path.name)
     code = (

@@ -30,6 +30,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+STARTED: list[subprocess.Popen] = []
+
+
 def start(runs, lessons, *arguments, cwd=ROOT):
     """``python -m finetuning run`` on the first lessons, in a session of its own; output goes to ``<runs>/said.txt``."""
     runs.mkdir(exist_ok=True)
@@ -40,9 +43,6 @@ def start(runs, lessons, *arguments, cwd=ROOT):
     )  # fmt: skip
     STARTED.append(process)
     return process
-
-
-STARTED: list[subprocess.Popen] = []
 
 
 @pytest.fixture(autouse=True)
@@ -188,7 +188,7 @@ def test_damage_is_noticed_and_the_lesson_run_again(what, unbroken, tmp_path, ca
     monkeypatch.setattr(course, "_execute", lambda workspace, lesson, *rest: ran.append(lesson))
     course.run_course("pocket", limit=40, lessons=LESSONS[:4])
     assert ran == list(LESSONS[LESSONS.index(lesson) : 4])  # it and all that build on it
-    assert re.search(rf"{lesson}  is run again: .*{re.escape(words)}", capsys.readouterr().out) or what == "lost"
+    assert re.search(rf"{lesson}  is run again: .*{re.escape(words)}", capsys.readouterr().out)
 
 
 def test_damaged_results_are_put_aside_and_everything_is_run_again(unbroken, tmp_path, capsys, monkeypatch):
@@ -313,9 +313,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_after_it(small_disk, unbroken, tmp_path):
-    log = tmp_path / "logs"
-    log.mkdir()
+def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_after_it(small_disk, unbroken):
     environment = {**os.environ, "FINETUNING_RUNS": str(small_disk)}
     command = [sys.executable, "-c", PROGRAM, "4", "run", "--limit", "40"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
@@ -345,9 +343,12 @@ def test_a_run_writes_into_its_folder_only_and_keeps_no_secret(tmp_path):
     (tmp_path / "hostile.jsonl").write_text("\n".join(lines))
     home, runs = tmp_path / "home", tmp_path / "runs"
     home.mkdir()
-    before = {
-        path: path.stat().st_mtime_ns for path in ROOT.rglob("*") if not set(path.parts) & {".venv", ".git", "runs"}
-    }
+
+    def times():
+        ours = (path for path in ROOT.rglob("*") if not set(path.parts) & {".venv", ".git", "runs"})
+        return {path: path.stat().st_mtime_ns for path in ours}
+
+    before = times()
     environment = {
         **os.environ, "FINETUNING_RUNS": str(runs), "HOME": str(home), "HF_TOKEN": "hf_marker_4711", "SECRET": "marker_0815",
     }  # fmt: skip
@@ -356,10 +357,7 @@ def test_a_run_writes_into_its_folder_only_and_keeps_no_secret(tmp_path):
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    after = {
-        path: path.stat().st_mtime_ns for path in ROOT.rglob("*") if not set(path.parts) & {".venv", ".git", "runs"}
-    }
-    changed = {path for path in after if before.get(path) != after[path]}
+    changed = {path for path, time in times().items() if before.get(path) != time}
     assert not {path for path in changed if "__pycache__" not in str(path) and path.is_file()}
     strayed = {path.relative_to(home).parts[0] for path in home.rglob("*") if path.is_file()}
     assert strayed <= {".cache", ".ipython", ".jupyter", ".local", ".triton", ".config"}, strayed

@@ -13,15 +13,18 @@ from pathlib import Path
 
 from finetuning import CourseError
 from finetuning.data import load_reviews
-from finetuning.profiles import PROFILES, choose
+from finetuning.profiles import choose
 from finetuning.workspace import (
     LESSONS,
     Workspace,
     caption,
     damage,
     digest,
+    executed_copy,
+    execution_mark,
     file_digest,
     home,
+    read_results,
     results_table,
     run_folder,
     write_atomically,
@@ -66,38 +69,36 @@ def run_course(
     for source in sources.values():
         if not source.exists():
             raise CourseError(f"{source} is missing; run this from a clone of the course.")
-    with only_run(name):
-        return _run_lessons(name, settings, sources, fresh)
-
-
-def _run_lessons(name, settings, sources, fresh):
-    workspace = None if fresh else _opened(name, settings)
-    # From the first lesson on that is not done, all are run: each builds on the ones before.
-    todo = [*sources] if workspace is None else [*dropwhile(lambda lesson: _done(workspace, sources[lesson]), sources)]
-    if todo and Path(settings.reviews).exists():
-        # a wrong file is better said now than after a lesson
-        load_reviews(settings.reviews, limit=settings.limit, seed=settings.seed)
-    if fresh:
-        shutil.rmtree(run_folder(name), ignore_errors=True)
-    workspace = workspace or Workspace(name, settings)
     parameters = {
-        "profile": settings.name,
-        "reviews": settings.reviews if settings.reviews != PROFILES[settings.name].reviews else "",
-        "base_model": settings.model if settings.model != PROFILES[settings.name].model else "",
-        "limit": settings.limit,
-        "seed": settings.seed,
+        "profile": profile,
+        "reviews": settings.reviews if reviews else "",
+        "base_model": settings.model if base_model else "",
+        "limit": limit,
+        "seed": seed,
         "run": name,
     }
-    print(f"{len(sources)} lessons, {caption(workspace.results())}; files go to {workspace.path}", flush=True)
-    for lesson in sources:
-        if lesson not in todo:
-            print(f"{lesson}  done before (FRESH=1 starts over)", flush=True)
-            continue
-        _execute(workspace, lesson, sources[lesson], parameters)
-        workspace.keep_seconds(sum(_mark(workspace, lesson).get("seconds", 0) for lesson in LESSONS))
-    report = workspace.path / "report.html"
-    if todo or not report.exists():
-        report = write_report(workspace)
+    with only_run(name):
+        if not fresh:
+            _put_aside_damaged_results(name)
+        # From the first lesson on that is not done, all are run: each builds on the ones before.
+        todo = list(dropwhile(lambda lesson: not fresh and _done(name, sources[lesson]), lessons))
+        if todo and Path(settings.reviews).exists():
+            load_reviews(
+                settings.reviews, limit=limit, seed=seed
+            )  # a wrong file is better said now than after a lesson
+        if fresh:
+            shutil.rmtree(run_folder(name), ignore_errors=True)
+        workspace = Workspace(name, settings)
+        print(f"{len(lessons)} lessons, {caption(workspace.results())}; files go to {workspace.path}", flush=True)
+        for lesson in lessons:
+            if lesson not in todo:
+                print(f"{lesson}  done before (FRESH=1 starts over)", flush=True)
+                continue
+            _execute(workspace, lesson, sources[lesson], parameters)
+            workspace.keep_seconds(sum(execution_mark(executed_copy(name, done)).get("seconds", 0) for done in LESSONS))
+        report = workspace.path / "report.html"
+        if todo or not report.exists():
+            report = write_report(workspace)
     print(
         f"\n{results_table(workspace.results()).to_string(index=False)}\n\n{caption(workspace.results())}\nreport: {report}"
     )
@@ -129,44 +130,29 @@ def only_run(name: str) -> Iterator[None]:
         yield
 
 
-def _opened(name, settings):
-    """The run's workspace; a damaged ``results.json`` is put aside, and then no lesson counts as done (None)."""
+def _put_aside_damaged_results(name):
+    """With the results gone no lesson counts as done, and all are run again."""
     try:
-        return Workspace(name, settings)
-    except CourseError as error:
+        read_results(name)
+    except CourseError:
         results = run_folder(name) / "results.json"
-        if "is damaged" not in str(error):
-            raise
         results.replace(results.with_name("results.damaged.json"))
         print(f"{results} is damaged and was put aside as results.damaged.json; all lessons are run again", flush=True)
-        return None
 
 
-def _mark(workspace, lesson):
-    """What the runner noted on an executed copy when it was done, and the sum of its cells; {} where it is not done."""
-    try:
-        notebook = json.loads((workspace.notebooks / f"{lesson}.ipynb").read_text(encoding="utf-8"))
-        return notebook["metadata"]["finetuning"] | {"found": _cells(notebook)}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _done(workspace, source):
-    """Whether the run holds a whole execution of this very notebook, and what it left."""
-    mark = _mark(workspace, source.stem)
-    if mark.get("source") != file_digest(source):
+def _done(name, source):
+    """Whether the run holds its results, a whole execution of this very notebook, and what that left."""
+    copy = executed_copy(name, source.stem)
+    mark = execution_mark(copy)
+    if not (run_folder(name) / "results.json").exists() or mark.get("source") != file_digest(source):
         return False
-    wrong = "its executed copy has changed" if mark.get("cells") != mark["found"] else None
+    wrong = "its executed copy has changed" if mark["cells"] != digest(copy["cells"]) else None
     for left in LEAVES.get(source.stem, ()):
-        if found := damage(workspace.path / left):
+        if found := damage(run_folder(name) / left):
             wrong = wrong or f"{left} is damaged: {found}"
     if wrong:
         print(f"{source.stem}  is run again: {wrong}", flush=True)
     return not wrong
-
-
-def _cells(notebook):
-    return digest(json.dumps(notebook["cells"], sort_keys=True))
 
 
 def _execute(workspace, lesson, source, parameters):
@@ -219,7 +205,7 @@ def _execute(workspace, lesson, source, parameters):
         ) from error
     seconds = time.monotonic() - began
     notebook = nbformat.read(copy, as_version=4)
-    cells = _cells(json.loads(nbformat.writes(notebook)))
+    cells = digest(json.loads(nbformat.writes(notebook))["cells"])
     notebook.metadata["finetuning"] = {"source": file_digest(source), "cells": cells, "seconds": round(seconds, 1)}
     write_atomically(copy, nbformat.writes(notebook))
     print(f"{lesson}  done in {seconds:.0f} s", flush=True)

@@ -4,13 +4,23 @@ Every number in it comes from here: the results table and the picture of memory 
 executed lessons, addresses from ``pyproject.toml``.
 """
 
-import json
 import re
 from pathlib import Path
 
 from finetuning.first_cell import put_first_cells, repository
 from finetuning.profiles import PROFILES, describe
-from finetuning.workspace import LESSONS, caption, fill_block, home, results_table, run_folder, write_atomically
+from finetuning.workspace import (
+    LESSONS,
+    caption,
+    executed_copy,
+    execution_mark,
+    fill_block,
+    home,
+    read_results,
+    results_table,
+    run_folder,
+    write_atomically,
+)
 
 COMMAND = "make readme"
 RUN = "pocket"
@@ -39,12 +49,6 @@ LESSON_COLUMNS = ("lesson", "the question it answers", "reading and exercises", 
 PROFILE_COLUMNS = ("profile", "model", "reviews", "wants", "whole course", "memory at the peak")
 PICTURE = "zero_memory.svg"
 MISSING = "not measured here"
-
-
-def read_results(run: str) -> dict | None:
-    """A run's ``results.json``; None where there is none."""
-    path = run_folder(run) / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def blocks(results: dict) -> dict[str, str]:
@@ -174,11 +178,7 @@ def _announced(lesson):
 
 def lesson_seconds(run: str, lesson: str) -> float | None:
     """How long a run took to execute a lesson; None where it did not, or not to the end."""
-    import nbformat
-
-    executed = run_folder(run) / "notebooks" / f"{lesson}.ipynb"
-    kept = nbformat.read(executed, as_version=4).metadata.get("finetuning", {}) if executed.exists() else {}
-    return kept.get("seconds")
+    return execution_mark(executed_copy(run, lesson)).get("seconds")
 
 
 def course_seconds(run: str) -> float | None:

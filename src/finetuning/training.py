@@ -94,13 +94,10 @@ def _from_hub_or_folder(kind, settings, **options):
     from safetensors import SafetensorError
 
     local = Path(settings.model).is_dir()
-    options |= {
-        "revision": settings.model_revision,
-        "trust_remote_code": False,
-    }  # not said, the library would ask for it
-    os.environ.setdefault(
-        "DISABLE_SAFETENSORS_CONVERSION", "1"
-    )  # else pickled weights are sent to be converted elsewhere
+    # Were it not said, the library would ask on standard input whether to run a repository's code.
+    options |= {"revision": settings.model_revision, "trust_remote_code": False}
+    # Else the library asks a service of the Hub to convert pickled weights.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
         try:
             return kind.from_pretrained(settings.model, **options)
@@ -227,8 +224,7 @@ def keep_checkpoints() -> TrainerCallback:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", seconds=self.seconds)
 
         def on_train_end(self, args, state, control, **kwargs):
-            if state.global_step > 0:
-                self._count()
+            self._count()
 
     return Keep()
 

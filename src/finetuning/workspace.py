@@ -92,9 +92,9 @@ def write_atomically(path: Path, text: str) -> None:
 SEAL = "sha256.json"
 
 
-def digest(content: bytes | str) -> str:
-    """The SHA-256 of some bytes or text, in hexadecimal."""
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+def digest(content: Any) -> str:
+    """The SHA-256 of anything that JSON can hold, in hexadecimal; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -127,6 +127,49 @@ def damage(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{SEAL} cannot be read"
     return None
+
+
+def with_digest(content: dict) -> dict:
+    """``content`` with its own checksum as ``sha256``, for a file that carries it inside."""
+    return content | {"sha256": digest(content)}
+
+
+def without_digest(text: str) -> dict:
+    """What ``with_digest`` was given, from the text of the file. Raises ValueError when the checksum is not there or does not fit."""
+    content = json.loads(text)
+    if not isinstance(content, dict) or content.pop("sha256", None) != digest(content):
+        raise ValueError("its checksum does not fit")
+    return content
+
+
+def read_results(run: str) -> dict | None:
+    """A run's ``results.json`` as a dict; None where there is none. Raises CourseError when it is damaged."""
+    path = run_folder(run) / "results.json"
+    if not path.exists():
+        return None
+    try:
+        results = without_digest(path.read_text(encoding="utf-8"))
+        if results["schema"] != 1 or not isinstance(results["rows"], list):
+            raise ValueError("not a results file of schema 1")
+        results["run"]["profile"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"{path} is damaged ({error}); put back a copy, or move it away and start over (FRESH=1)."
+        ) from error
+    return results
+
+
+def executed_copy(run: str, lesson: str) -> dict:
+    """A run's executed copy of a lesson, a notebook as JSON holds it; {} where there is none that can be read."""
+    try:
+        return json.loads((run_folder(run) / "notebooks" / f"{lesson}.ipynb").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def execution_mark(copy: dict) -> dict:
+    """What the runner noted on an executed copy (``source``, ``cells``, ``seconds``) when it was done; {} where it is not."""
+    return copy.get("metadata", {}).get("finetuning", {})
 
 
 def fill_block(text: str, name: str, content: str, command: str) -> str:
@@ -183,21 +226,10 @@ class Workspace:
 
     def results(self) -> dict:
         """The run's ``results.json`` as a dict; a fresh one where there is none yet."""
-        if not self.results_file.exists():
-            head = {**self._about(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 0.0}
-            return {"schema": 1, "run": {**head, "hardware": this_machine(), "versions": versions()}, "rows": []}
-        try:
-            results = json.loads(self.results_file.read_text(encoding="utf-8"))
-            if results["schema"] != 1 or not isinstance(results["rows"], list):
-                raise ValueError("not a results file of schema 1")
-            results["run"]["profile"]
-            if results.pop("sha256") != _sum(results):
-                raise ValueError("its checksum does not fit")
-        except (ValueError, KeyError, TypeError) as error:
-            raise CourseError(
-                f"{self.results_file} is damaged ({error}); put back a copy, or move it away and start over (FRESH=1)."
-            ) from error
-        return results
+        if results := read_results(self.name):
+            return results
+        head = {**self._about(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 0.0}
+        return {"schema": 1, "run": {**head, "hardware": this_machine(), "versions": versions()}, "rows": []}
 
     def add_rows(self, *rows: dict) -> None:
         """Write rows to ``results.json``; a row replaces an earlier one of the same lesson and method."""
@@ -210,7 +242,7 @@ class Workspace:
         self._write_results(results)
 
     def _write_results(self, results):
-        write_atomically(self.results_file, json.dumps(results | {"sha256": _sum(results)}, indent=2) + "\n")
+        write_atomically(self.results_file, json.dumps(with_digest(results), indent=2) + "\n")
 
     def keep_seconds(self, seconds: float) -> None:
         """Note how long the lessons of this run took, all together."""
@@ -231,7 +263,7 @@ class Workspace:
         ``scores``: split -> array of shape (reviews, 2), as ``score_labels`` gives them, in the order of the prepared split.
         """
         kept = {split: np.asarray(values).round(6).tolist() for split, values in scores.items()}
-        write_atomically(self.scores_folder / f"{method}.json", json.dumps(kept | {"sha256": _sum(kept)}))
+        write_atomically(self.scores_folder / f"{method}.json", json.dumps(with_digest(kept)))
 
     def scores(self, method: str, split: str = "test") -> np.ndarray | None:
         """A method's label scores on a split: an array of shape (reviews, 2), or None where no lesson kept any.
@@ -242,10 +274,8 @@ class Workspace:
         if not path.exists():
             return None
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept.pop("sha256") != _sum(kept):
-                raise ValueError("its checksum does not fit")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            kept = without_digest(path.read_text(encoding="utf-8"))
+        except ValueError as error:
             raise CourseError(f"{path} is damaged ({error}); run the lesson that measures {method!r} again.") from error
         return np.array(kept[split]) if split in kept else None
 
@@ -258,10 +288,6 @@ class Workspace:
         if wrong := damage(path):
             raise CourseError(f"{path} is damaged ({wrong}); run {lesson}.ipynb again, with the same parameters.")
         return path
-
-
-def _sum(content):
-    return digest(json.dumps(content, sort_keys=True))
 
 
 def results_table(results: dict, *, price_per_hour: float | None = None) -> pd.DataFrame:
