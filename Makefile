@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 BIN := $(VENV)/bin
 
-.PHONY: help setup run test quick lint latest lab figures slides learner readme clean
+.PHONY: help setup run test quick lint latest lab bench figures slides learner readme clean
 
 help:  ## this list, with how long each takes
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':[^#]*## *' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ lint: setup  ## style, types, spelling, links, and no output in notebooks (10 se
 latest:  ## make test on the newest version of every library, in build/latest (50 minutes)
 	@rm -rf build/latest && mkdir -p build && sed 's/==.*//' requirements.txt > build/requirements.txt
 	@$(MAKE) --no-print-directory test VENV=build/latest REQUIREMENTS=build/requirements.txt
+
+bench: setup  ## measure the speed claims side by side, in runs/bench/ (25 minutes; PROFILE= REVIEWS= BASE_MODEL=)
+	@$(BIN)/python -m finetuning.bench --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)")
 
 lab: setup  ## open JupyterLab on the lessons (10 seconds)
 	@$(BIN)/jupyter lab notebooks

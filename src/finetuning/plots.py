@@ -314,3 +314,39 @@ def plot_slices(table: pd.DataFrame) -> Figure:
     ax.grid(axis="y", visible=False)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return fig
+
+
+def plot_factors(rows: list[dict], title: str) -> Figure:
+    """A waterfall of speed: each change lifts the speed from where the one before left it; ``rows`` of ``bench.factors``."""
+    fig, ax = figure(title, width=9, height=1.2 + 0.55 * len(rows))
+    before = rows[0]["times"]["median"]
+    for i, row in enumerate(rows):
+        now = row["times"]["median"]
+        ax.barh(i, now - before if i else now, left=before if i else 0, color=BLUE if now >= before else ORANGE)
+        ax.plot([row["times"]["low"], row["times"]["high"]], [i, i], color="black", linewidth=1.5)
+        words = f"{row['speed']['median']:,.3g} reviews/s" if not i else f"x {row['step']:.2f}  (in all {now:.1f})"
+        ax.text(max(now, before, row["times"]["high"]), i, f"  {words}", va="center", fontsize=11)
+        before = now
+    ax.set(xlabel="times the usual recipe; thin lines: lowest and highest round", yticks=range(len(rows)))
+    ax.set_yticklabels([row["name"] for row in rows])
+    ax.set_xlim(0, 1.4 * max(row["times"]["high"] for row in rows))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+def plot_growth(fits: dict[str, dict]) -> Figure:
+    """Seconds of a training step against each size, both axes logarithmic; ``fits``: name -> as ``bench.growth_exponent`` gives it."""
+    fig, axes = figure("How a training step grows", width=3.6 * len(fits) + 1, columns=len(fits))
+    for ax, (name, fit) in zip(np.atleast_1d(axes), fits.items(), strict=True):
+        sizes, seconds = np.array(fit["sizes"], float), np.array(fit["seconds"])
+        middle = np.exp(np.log(seconds).mean()) * (sizes / np.exp(np.log(sizes).mean())) ** fit["exponent"]
+        ax.plot(sizes, middle, color=GREY, linestyle=":", linewidth=2)
+        ax.plot(sizes, seconds, "o", color=BLUE, markersize=8)
+        ax.set(xscale="log", yscale="log", xlabel=name)
+        ax.set_title(f"size to the power {fit['exponent']:.2f}", fontsize=12)
+        ax.set_xticks(sizes, [f"{size / 1e6:.3g}M" if size >= 1e6 else f"{size:g}" for size in sizes])
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.minorticks_off()
+    np.atleast_1d(axes)[0].set_ylabel("seconds")
+    return fig

@@ -1,0 +1,395 @@
+"""Lesson 03: recipes for training and prediction, one change at a time, and how much arithmetic each needs."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetuning import CourseError
+from finetuning.labels import length_sorted_batches
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import T5Config, T5ForConditionalGeneration
+
+Rows = Sequence[Sequence[int]]  # token ids of each review, end token included
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. ``dropout`` None: the rate the model was shipped with."""
+
+    grouped: bool = False  # batches of similar length, padded to their longest; else all reviews padded to one length
+    bf16: bool = False  # matrices multiplied in bfloat16 (autocast), weights and sums in fp32
+    dropout: float | None = None
+    fused: bool = False  # AdamW in one pass over the parameters
+    keep_memory: bool = False  # freed memory stays with the process
+    attention: str = "eager"
+
+
+def training_recipes() -> dict[str, Recipe]:
+    """The usual recipe, then one change at a time down to the course's own: a dict of name -> Recipe."""
+    changes: dict[str, dict[str, Any]] = {
+        "grouped by length": {"grouped": True},
+        "bf16": {"bf16": True},
+        "no dropout": {"dropout": 0.0},
+        "fused AdamW": {"fused": True},
+        "freed memory kept": {"keep_memory": True},
+    }
+    recipes = {"usual recipe": Recipe()}
+    for name, change in changes.items():
+        recipes[name] = replace(list(recipes.values())[-1], **change)
+    return recipes
+
+
+def keep_freed_memory(keep: bool = True) -> bool:
+    """Let this process keep the memory it frees, or (``keep`` False) give large pieces back at once, as glibc does unasked.
+
+    A training step frees and asks again for the same large tensors; each time the system would hand out pages filled with
+    zeros anew. Returns whether it is so; without effect (False) where the C library is not glibc. Source: mallopt(3).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # malloc.h
+    if keep:
+        return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, 2**31 - 1))
+    # glibc raises both thresholds by itself as large pieces are freed; these are where it ends
+    libc.mallopt(mmap_max, 65536), libc.mallopt(mmap_threshold, 2**25), libc.mallopt(trim_threshold, 2**26)
+    libc.malloc_trim(0)
+    return False
+
+
+def in_bf16(on: bool) -> AbstractContextManager:
+    """Autocast to bfloat16 on this machine's device."""
+    import torch
+
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=on)
+
+
+def padded(rows: Rows, length: int | None = None, *, multiple: int = 8) -> tuple[Tensor, Tensor]:
+    """Input ids and attention mask, shape (reviews, tokens): padded to ``length``, or to the longest, rounded up to a ``multiple``."""
+    import torch
+
+    length = length or -(-max(map(len, rows)) // multiple) * multiple
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    mask = torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return ids.to(device), mask.long().to(device)
+
+
+def _wait():
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class Training:
+    """A training of ``model`` by ``recipe`` with AdamW and clipped gradients, a batch at a time.
+
+    ``answers``: the label words' token ids, end token included, one row per label. ``limit``: the length that the usual
+    recipe pads to. ``steps``: of the linear schedule with a tenth of warm-up; None: a constant rate.
+    """
+
+    def __init__(
+        self,
+        model: T5ForConditionalGeneration,
+        recipe: Recipe,
+        answers: Rows,
+        limit: int,
+        *,
+        learning_rate: float = 1e-3,
+        steps: int | None = None,
+    ) -> None:
+        import torch
+        from transformers import get_constant_schedule, get_linear_schedule_with_warmup
+
+        self.model, self.recipe, self.limit = model, recipe, limit
+        rate = model.config.dropout_rate if recipe.dropout is None else recipe.dropout
+        for part in model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = rate
+            elif hasattr(part, "dropout") and isinstance(part.dropout, float):  # the attention's own
+                part.dropout = rate
+        model.set_attn_implementation(recipe.attention)
+        self.answers = torch.tensor(answers, device=model.device)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=learning_rate, weight_decay=0.01, fused=recipe.fused, foreach=not recipe.fused
+        )
+        self.schedule = (
+            get_constant_schedule(self.optimizer)
+            if steps is None
+            else get_linear_schedule_with_warmup(self.optimizer, steps // 10, steps)
+        )
+
+    def step(self, rows: Rows, labels: Sequence[int]) -> float:
+        """One optimizer step; returns the loss before it."""
+        import torch
+
+        from finetuning.training import label_token_loss
+
+        self.model.train()
+        ids, mask = padded(rows, None if self.recipe.grouped else self.limit)
+        wanted = self.answers[torch.as_tensor(labels, device=self.answers.device)]
+        with in_bf16(self.recipe.bf16):
+            outputs = self.model(input_ids=ids, attention_mask=mask, labels=wanted)
+        loss = label_token_loss(outputs, wanted)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+    def seconds(self, batches: Sequence[tuple[Rows, Sequence[int]]]) -> np.ndarray:
+        """Seconds of a step on each of the batches of (rows, labels), after one small step to warm up."""
+        keep_freed_memory(self.recipe.keep_memory)
+        try:
+            rows, labels = batches[-1]
+            self.step(rows[:2], labels[:2])
+            taken = []
+            for rows, labels in batches:
+                _wait()
+                began = time.perf_counter()
+                self.step(rows, labels)
+                _wait()
+                taken.append(time.perf_counter() - began)
+        finally:
+            keep_freed_memory(False)
+        return np.array(taken)
+
+
+def epoch_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, grouped: bool, seed: int) -> list[np.ndarray]:
+    """The batches of one epoch in random order, as arrays of rows: at random, or sorted within blocks of 50 batches."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(lengths))
+    if not grouped:
+        return np.split(order, range(batch_size, len(order), batch_size))
+    batches = []
+    for block in np.split(order, range(50 * batch_size, len(order), 50 * batch_size)):
+        batches += [block[rows] for rows in length_sorted_batches(np.asarray(lengths)[block], batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def forward_flops(config: T5Config, tokens: int, answer_tokens: int) -> int:
+    """Floating-point operations of the forward pass over one review: two per multiply and add of every matrix product.
+
+    Per token and layer the projections of the attention and the two of the feed-forward layer; per pair of tokens the scores
+    and the weighted sum; the output layer per answer token. Counted as in Kaplan et al. 2020 (arXiv 2001.08361), table 1, with
+    the attention's own products kept. A training step takes three times as many: the backward pass computes two products
+    for each one of the forward pass.
+    """
+    width, inner, ff = config.d_model, config.num_heads * config.d_kv, config.d_ff
+    feed_forward = (3 if config.is_gated_act else 2) * width * ff
+    encoder = config.num_layers * (tokens * (4 * width * inner + feed_forward) + 2 * tokens**2 * inner)
+    own = answer_tokens * (4 * width * inner + feed_forward) + 2 * answer_tokens**2 * inner
+    cross = 2 * answer_tokens * width * inner + 2 * tokens * width * inner + 2 * answer_tokens * tokens * inner
+    return 2 * (encoder + config.num_decoder_layers * (own + cross) + answer_tokens * width * config.vocab_size)
+
+
+def matmul_peak(dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]], *, seconds: float = 0.5) -> float:
+    """The most floating-point operations per second that this machine reaches in ``(m, k) x (k, n)`` products of ``dtype``.
+
+    The median of each shape's repetitions counts, and the best shape.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    best = 0.0
+    for m, k, n in shapes:
+        left, right = torch.randn(m, k, device=device).to(dtype), torch.randn(n, k, device=device).to(dtype)
+        taken: list[float] = []
+        while sum(taken) < seconds or len(taken) < 5:
+            began = time.perf_counter()
+            torch.nn.functional.linear(left, right)
+            _wait()
+            taken.append(time.perf_counter() - began)
+        best = max(best, 2 * m * k * n / float(np.median(taken[2:])))
+    return best
+
+
+# Prediction: each way takes a model and returns a function (rows -> logits of the two label words, shape (reviews, 2)).
+
+
+def by_generate(
+    model: T5ForConditionalGeneration, words: Sequence[int], limit: int, written: list[int] | None = None
+) -> Callable[[Rows], Tensor]:
+    """The usual way: ``generate`` with its default settings on reviews padded to ``limit``; the first step's logits are kept.
+
+    How many tokens each batch wrote is added to the list ``written``.
+    """
+    if model.generation_config.max_new_tokens is None:
+        model.generation_config.max_length = 20  # the library's default, said once so that it does not warn
+
+    def answer(rows):
+        ids, mask = padded(rows, limit)
+        made = model.generate(input_ids=ids, attention_mask=mask, output_logits=True, return_dict_in_generate=True)
+        if written is not None:
+            written.append(made.sequences.shape[1] - 1)
+        return made.logits[0][:, list(words)]
+
+    return answer
+
+
+def by_one_step(
+    model: T5ForConditionalGeneration, words: Sequence[int], limit: int | None = None
+) -> Callable[[Rows], Tensor]:
+    """One decoder step in place of ``generate``; padded to ``limit``, or to the batch's longest review."""
+    import torch
+
+    def answer(rows):
+        ids, mask = padded(rows, limit)
+        start = torch.full((len(rows), 1), model.config.decoder_start_token_id, device=model.device)
+        return model(input_ids=ids, attention_mask=mask, decoder_input_ids=start).logits[:, 0, list(words)]
+
+    return answer
+
+
+def by_packing(
+    model: T5ForConditionalGeneration, words: Sequence[int], longest: int, *, int8: bool = False
+) -> Callable[[Rows], Tensor]:
+    """One decoder step over reviews laid end to end, without padding, and without products that one step does not need.
+
+    Attention runs review by review, on pieces that stay in the processor's cache. The decoder's first step asks every review
+    one question, q; its score for a token x, q.(Kx), is computed as (K'q).x, and the values are summed before they are
+    projected, so that no keys and values of whole reviews are made: the same numbers with an eighth less arithmetic at
+    t5-small's shape. ``longest``: the most tokens of a review. ``int8``: the encoder's projections in 8-bit integers.
+    Raises CourseError for a T5 with gated feed-forward layers.
+    """
+    import torch
+    from torch.nn.functional import linear, scaled_dot_product_attention
+
+    config, heads = model.config, model.config.num_heads
+    if config.is_gated_act:
+        raise CourseError("Packing is written for T5's plain feed-forward layers; this model has gated ones.")
+    project = _int8 if int8 else _plain
+    encoder = []
+    for block in model.encoder.block:
+        attention, dense = block.layer[0].SelfAttention, block.layer[1].DenseReluDense
+        joined = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
+        into, out = project(dense.wi.weight, relu=True), project(dense.wo.weight)
+        encoder.append(
+            (
+                block.layer[0].layer_norm,
+                project(joined),
+                project(attention.o.weight),
+                block.layer[1].layer_norm,
+                into,
+                out,
+            )
+        )
+    first = model.encoder.block[0].layer[0].SelfAttention
+    bias = first.compute_bias(longest, longest)[0].to(model.dtype).contiguous()  # (heads, tokens, tokens)
+
+    def attend(joined, length):  # (tokens, 3 x heads x d_kv) -> (tokens, heads x d_kv)
+        q, k, v = joined.view(length, 3, heads, -1).permute(1, 2, 0, 3)
+        if model.device.type == "cuda":
+            mask = bias[None, :, :length, :length]
+            return (
+                scaled_dot_product_attention(q[None], k[None], v[None], mask, scale=1.0)[0].transpose(0, 1).flatten(1)
+            )
+        scores = torch.bmm(q.contiguous(), k.transpose(1, 2)).add_(bias[:, :length, :length])
+        return torch.bmm(scores.softmax(-1), v).transpose(0, 1).flatten(1)
+
+    def encode(rows):
+        lengths = [len(row) for row in rows]
+        x = model.shared(torch.cat([torch.tensor(row) for row in rows]).to(model.device))
+        for norm, qkv, o, norm_2, into, out in encoder:
+            pieces = qkv(norm(x)).split(lengths)
+            x += o(torch.cat([attend(*piece) for piece in zip(pieces, lengths, strict=True)]))
+            x += out(into(norm_2(x)))
+        return model.encoder.final_layer_norm(x).split(lengths)
+
+    def answer(rows):
+        reviews = encode(rows)
+        x = model.shared.weight[config.decoder_start_token_id].expand(len(rows), -1)
+        for block in model.decoder.block:
+            own, cross = block.layer[0].SelfAttention, block.layer[1].EncDecAttention
+            x = x + own.o(own.v(block.layer[0].layer_norm(x)))  # the only position attends to itself
+            q = cross.q(block.layer[1].layer_norm(x)).view(len(rows), heads, -1)
+            keys, values = (weight.view(heads, config.d_kv, -1) for weight in (cross.k.weight, cross.v.weight))
+            asked = torch.einsum("bhd,hdm->bhm", q, keys)
+            summed = torch.stack(
+                [(a @ t.T).float().softmax(-1).to(t.dtype) @ t for a, t in zip(asked, reviews, strict=True)]
+            )
+            x = x + cross.o(torch.einsum("bhm,hdm->bhd", summed, values).flatten(1))
+            x = block.layer[2](x)
+        x = model.decoder.final_layer_norm(x)
+        scale = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
+        return linear(x * scale, model.lm_head.weight[list(words)])
+
+    return answer
+
+
+def _plain(weight, *, relu=False):
+    from torch.nn.functional import linear
+
+    return (lambda x: linear(x, weight).relu_()) if relu else (lambda x: linear(x, weight))
+
+
+def has_int8() -> bool:
+    """Whether PyTorch's oneDNN multiplies 8-bit integers here; it pays where the processor has AVX-512 VNNI or AMX."""
+    import torch
+
+    return not torch.cuda.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+def _int8(weight, *, relu=False):
+    """A projection with 8-bit weights, one scale per output, and inputs rounded to 8 bits with one scale per batch."""
+    import torch
+
+    scale = weight.float().abs().amax(1) / 127
+    rounded = (weight.float() / scale[:, None]).round().to(torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+    zeros, after = torch.zeros_like(scale, dtype=torch.int), "relu" if relu else "none"
+
+    def product(x):
+        low, high = x.aminmax()
+        zero = 0 if low >= 0 else 128  # unsigned integers are the fast ones; what comes out of a ReLU uses all of them
+        step = max(
+            high.item() / (254 - zero), -low.item() / 127, 1e-9
+        )  # one short of the ends: nothing can wrap around
+        q = (x * (1 / step)).round_().add_(zero).to(torch.uint8)
+        return torch.ops.onednn.qlinear_pointwise(
+            q, step, zero, packed, scale, zeros, None, 1.0, 0, torch.bfloat16, after, [], ""
+        )
+
+    return product
+
+
+def predict(answer: Callable[[Rows], Tensor], rows: Rows, batches: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+    """Logits of the two label words in the order of ``rows``, shape (reviews, 2), and the seconds it took."""
+    import torch
+
+    logits = np.zeros((len(rows), 2))
+    with torch.inference_mode():
+        answer([rows[batches[-1][0]]])  # once to warm up
+        _wait()
+        began = time.perf_counter()
+        for batch in batches:
+            logits[batch] = answer([rows[i] for i in batch]).float().cpu().numpy()
+    return logits, time.perf_counter() - began
+
+
+def token_batches(lengths: Sequence[int] | np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Rows from the longest to the shortest, in batches of at most so many tokens (a longer review makes one of its own)."""
+    batches: list[list[int]] = [[]]
+    room = tokens
+    for row in np.argsort(-np.asarray(lengths), kind="stable"):
+        if batches[-1] and lengths[row] > room:
+            batches.append([])
+            room = tokens
+        batches[-1].append(int(row))
+        room -= lengths[row]
+    return [np.array(batch) for batch in batches]

@@ -1,0 +1,153 @@
+"""The bench: its arithmetic, that the fast ways compute what the slow ones do, and one quick run from end to end."""
+
+import copy
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import T5Config, T5ForConditionalGeneration
+
+from finetuning import CourseError, bench, recipes
+
+WORDS, ANSWERS = [11, 12], [[11, 1], [12, 1]]
+RNG = np.random.default_rng(1)
+ROWS = [[*RNG.integers(20, 190, n - 1).tolist(), 1] for n in (40, 7, 33, 64, 12, 25, 64, 3)]
+LABELS = [0, 1, 0, 1, 1, 0, 1, 0]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(1)
+    config = T5Config(
+        vocab_size=200, d_model=64, d_kv=8, d_ff=96, num_layers=3, num_decoder_layers=2, num_heads=6,
+        decoder_start_token_id=0, attn_implementation="eager",
+    )  # fmt: skip
+    return T5ForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize(("tokens", "answer_tokens"), [(48, 2), (200, 1)])
+def test_operations_are_those_that_torch_counts(model, tokens, answer_tokens):
+    ids = torch.randint(20, 190, (3, tokens))
+    with FlopCounterMode(display=False) as counted:
+        logits = model(input_ids=ids, decoder_input_ids=torch.zeros(3, answer_tokens, dtype=torch.long)).logits
+    mine = 3 * recipes.forward_flops(model.config, tokens, answer_tokens)
+    assert mine == pytest.approx(counted.get_total_flops(), rel=0.01)
+    with FlopCounterMode(display=False) as backward:
+        logits.sum().backward()
+    assert 2 * mine == pytest.approx(backward.get_total_flops(), rel=0.01)
+
+
+def losses(model, recipe, steps=4):
+    training = recipes.Training(copy.deepcopy(model), recipe, ANSWERS, 64, steps=20)
+    return [training.step(ROWS, LABELS) for _ in range(steps)]
+
+
+def test_every_change_but_rounding_and_dropout_leaves_the_losses_as_they_were(model):
+    slow = losses(model, recipes.Recipe(dropout=0.0))
+    fast = losses(model, recipes.Recipe(grouped=True, dropout=0.0, fused=True, keep_memory=True))
+    assert fast == pytest.approx(slow, abs=1e-4)
+    assert slow[-1] < slow[0]
+
+
+def test_the_last_recipe_learns_and_the_usual_one_drops_out(model):
+    ladder = recipes.training_recipes()
+    ours = losses(model, list(ladder.values())[-1], steps=40)
+    assert ours[-1] < 0.5 * ours[0]
+    for recipe, alike in ((ladder["usual recipe"], False), (ladder["no dropout"], True)):
+        training = recipes.Training(copy.deepcopy(model), recipe, ANSWERS, 64, learning_rate=0.0)
+        assert (training.step(ROWS, LABELS) == training.step(ROWS, LABELS)) is alike
+
+
+def test_each_recipe_makes_one_change():
+    ladder = [vars(recipe) for recipe in recipes.training_recipes().values()]
+    assert all(len(set(a.items()) ^ set(b.items())) == 2 for a, b in itertools.pairwise(ladder))
+
+
+def test_every_way_gives_the_scores_of_the_first_step_of_generate(model):
+    slow, _ = recipes.predict(recipes.by_generate(model, WORDS, 64), ROWS, np.array_split(np.arange(8), 3))
+    packs = recipes.token_batches([len(row) for row in ROWS], 80)
+    assert len(packs) > 3
+    for answer in (recipes.by_one_step(model, WORDS), recipes.by_packing(model, WORDS, 64)):
+        fast, _ = recipes.predict(answer, ROWS, packs)
+        assert np.allclose(fast, slow, atol=1e-4)
+
+
+@pytest.mark.skipif(not recipes.has_int8(), reason="this PyTorch has no 8-bit products of oneDNN")
+def test_eight_bits_stay_close(model):
+    packs = recipes.token_batches([len(row) for row in ROWS], 80)
+    low = copy.deepcopy(model).bfloat16()
+    exact, _ = recipes.predict(recipes.by_packing(model, WORDS, 64), ROWS, packs)
+    eight, _ = recipes.predict(recipes.by_packing(low, WORDS, 64, int8=True), ROWS, packs)
+    assert np.abs(eight - exact).max() < 0.05 * exact.std() + 0.05 * np.abs(exact).max()
+
+
+def test_gated_layers_are_refused_in_a_sentence(model):
+    model.config.is_gated_act = True
+    with pytest.raises(CourseError, match="gated"):
+        recipes.by_packing(model, WORDS, 64)
+
+
+def test_batches_hold_every_review_once():
+    lengths = RNG.integers(1, 300, 500)
+    packs = recipes.token_batches(lengths, 256)
+    assert sorted(np.concatenate(packs)) == list(range(500))
+    assert all(len(pack) == 1 or lengths[pack].sum() <= 256 for pack in packs)
+    for grouped in (False, True):
+        batches = recipes.epoch_batches(lengths, 16, grouped, 1)
+        assert sorted(np.concatenate(batches)) == list(range(500))
+    spans = [np.ptp(lengths[batch]) for batch in batches]
+    assert np.mean(spans) < 30
+    assert not np.array_equal(batches[0], recipes.epoch_batches(lengths, 16, True, 2)[0])
+
+
+def test_the_steps_of_a_waterfall_multiply_to_the_whole():
+    rows = bench.factors({"a": [1.0, 2.0, 1.5], "b": [3.0, 4.1, 4.0], "c": [9.0, 9.5, 11.0], "d": [8.0, 9.0, 12.0]})
+    assert np.prod([row["step"] for row in rows]) == pytest.approx(rows[-1]["times"]["median"])
+    assert rows[-1]["times"] == {"median": 8.0, "low": 4.5, "high": 8.0, "rounds": 3}
+
+
+def test_exponents_are_found():
+    fit = bench.growth_exponent([10, 20, 40, 80], [3 * size**1.5 for size in (10, 20, 40, 80)])
+    assert fit["exponent"] == pytest.approx(1.5)
+    assert fit["standard_error"] < 1e-9
+
+
+def test_too_few_reviews_are_told():
+    with pytest.raises(CourseError, match="at least 16 reviews"):
+        bench.sample_batches(np.arange(9), 16, 4)
+
+
+def test_a_wrong_number_of_rounds_is_told():
+    ended = subprocess.run(
+        [sys.executable, "-m", "finetuning.bench", "--rounds", "0"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "--rounds must be at least 1.\n"
+
+
+@pytest.mark.slow
+def test_a_quick_run_measures_everything_and_training_gains(tmp_path):
+    began = time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, "-m", "finetuning.bench", "--quick"],
+        cwd=ROOT, env={**os.environ, "FINETUNING_RUNS": str(tmp_path)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "Warning" not in ended.stderr
+    assert time.perf_counter() - began < 120  # 35 seconds on two quiet cores
+    found = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert {"peak", "training", "prediction", "growth", "data", "start_up", "course"} <= set(found)
+    assert found["training"]["factors"][-1]["times"]["median"] > 2
+    assert found["prediction"]["factors"][-1]["times"]["median"] > 1
+    assert min(found["prediction"]["same_answers"].values()) > 0.9
+    assert all(abs(sum(shares.values()) - 1) < 1e-6 for shares in found["training"]["profile"].values())
+    assert (tmp_path / "bench" / "bench.md").read_text() in ended.stdout
+    assert {"training.png", "prediction.svg", "growth.png"} <= {file.name for file in (tmp_path / "bench").iterdir()}
