@@ -64,15 +64,39 @@ def factors(speeds: dict[str, list[float]]) -> list[dict]:
     """Each contender's speed, its ratio to the one before, and to the first: rows of a waterfall.
 
     ``speeds``: name -> one number per round, in the order of the changes. Ratios are taken within a round, then their
-    median; so that the steps multiply to the total, a step is the quotient of two totals.
+    median; so that the steps multiply to the total, ``step`` is the quotient of two totals. ``step_low`` and ``step_high`` are
+    the lowest and highest of the rounds.
     """
-    first = next(iter(speeds.values()))
+    first = before = next(iter(speeds.values()))
     rows: list[dict] = []
     for name, mine in speeds.items():
         total = spread([one / usual for one, usual in zip(mine, first, strict=True)])
+        steps = [one / other for one, other in zip(mine, before, strict=True)]
         step = total["median"] / (rows[-1]["times"]["median"] if rows else 1.0)
         rows.append({"name": name, "speed": spread(mine), "times": total, "step": step})
+        rows[-1] |= {"step_low": min(steps), "step_high": max(steps)}
+        before = mine
     return rows
+
+
+def tell_factors(rows: list[dict]) -> str:
+    """The waterfall in words: the whole, the steps that gain in every round, and those that do not."""
+    times = rows[-1]["times"]
+    gained = sorted((row for row in rows[1:] if row["step_low"] > 1), key=lambda row: -row["step"])
+    unclear = [row["name"] for row in rows[1:] if row["step_low"] <= 1 <= row["step_high"]]
+    lost = [row["name"] for row in rows[1:] if row["step_high"] < 1]
+    lines = [
+        f"All together: {times['median']:.1f} times the speed of the usual way "
+        f"({times['low']:.1f} to {times['high']:.1f} in {times['rounds']} rounds)."
+    ]
+    if gained:
+        steps_told = [f"{row['name']} (x {row['step']:.2f})" for row in gained]
+        lines.append(f"Faster in every round: {', '.join(steps_told)}.")
+    if unclear:
+        lines.append(f"Now faster, now slower, so no gain that one can see: {', '.join(unclear)}.")
+    if lost:
+        lines.append(f"Slower in every round, here: {', '.join(lost)}.")
+    return "\n".join(lines)
 
 
 def sample_batches(lengths: np.ndarray, size: int, count: int) -> list[np.ndarray]:
@@ -138,8 +162,11 @@ def predict_contenders(
 
     ``tokens``: in a packed batch. Used in lesson 03, too.
     """
+    from finetuning.training import bf16_is_fast
+
     model = model.eval()
-    low = copy.deepcopy(model).bfloat16()
+    fast_bf16, plain = bf16_is_fast(), not model.config.is_gated_act
+    low = copy.deepcopy(model).bfloat16() if fast_bf16 else model
     lengths = [len(row) for row in rows]
     as_they_come = np.array_split(np.arange(len(rows)), -(-len(rows) // batch_size))
     by_length = length_sorted_batches(lengths, batch_size)
@@ -149,11 +176,13 @@ def predict_contenders(
         "usual: generate": (recipes.by_generate(model, words, limit, written), as_they_come, False),
         "one decoder step": (recipes.by_one_step(model, words, limit), as_they_come, False),
         "sorted by length": (recipes.by_one_step(model, words), by_length, False),
-        "weights in bf16": (recipes.by_one_step(low, words), by_length, False),
-        "freed memory kept": (recipes.by_one_step(low, words), by_length, True),
-        "packed": (recipes.by_packing(low, words, limit), packs, True),
     }
-    if recipes.has_int8():
+    if fast_bf16:
+        ways["weights in bf16"] = (recipes.by_one_step(low, words), by_length, False)
+    ways["freed memory kept"] = (recipes.by_one_step(low, words), by_length, True)
+    if plain:
+        ways["packed"] = (recipes.by_packing(low, words, limit), packs, True)
+    if plain and recipes.has_int8():
         ways["8-bit integers"] = (recipes.by_packing(low, words, limit, int8=True), packs, True)
     found: dict[str, dict] = {name: {"speeds": []} for name in ways}
     for turn in range(rounds):

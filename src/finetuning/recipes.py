@@ -36,7 +36,12 @@ class Recipe:
 
 
 def training_recipes() -> dict[str, Recipe]:
-    """The usual recipe, then one change at a time down to the course's own: a dict of name -> Recipe."""
+    """The usual recipe, then one change at a time down to the course's own: a dict of name -> Recipe.
+
+    bf16 is left out where the machine is not fast at it.
+    """
+    from finetuning.training import bf16_is_fast
+
     changes: dict[str, dict[str, Any]] = {
         "grouped by length": {"grouped": True},
         "bf16": {"bf16": True},
@@ -45,6 +50,8 @@ def training_recipes() -> dict[str, Recipe]:
         "freed memory kept": {"keep_memory": True},
     }
     recipes = {"usual recipe": Recipe()}
+    if not bf16_is_fast():
+        del changes["bf16"]
     for name, change in changes.items():
         recipes[name] = replace(list(recipes.values())[-1], **change)
     return recipes
@@ -362,7 +369,7 @@ def _int8(weight, *, relu=False):
         )  # one short of the ends: nothing can wrap around
         q = (x * (1 / step)).round_().add_(zero).to(torch.uint8)
         return torch.ops.onednn.qlinear_pointwise(
-            q, step, zero, packed, scale, zeros, None, 1.0, 0, torch.bfloat16, after, [], ""
+            q, step, zero, packed, scale, zeros, None, 1.0, 0, weight.dtype, after, [], ""
         )
 
     return product
