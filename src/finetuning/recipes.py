@@ -33,6 +33,7 @@ class Recipe:
     fused: bool = False  # AdamW in one pass over the parameters
     keep_memory: bool = False  # freed memory stays with the process
     attention: str = "eager"
+    bf16_weights: bool = False  # the model itself in bfloat16, and an fp32 copy of its weights for AdamW
 
 
 def training_recipes() -> dict[str, Recipe]:
@@ -68,7 +69,7 @@ def keep_freed_memory(keep: bool = True) -> bool:
     libc = ctypes.CDLL(None)
     trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # malloc.h
     if keep:
-        return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, 2**31 - 1))
+        return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, -1))  # -1: never
     # glibc raises both thresholds by itself as large pieces are freed; these are where it ends
     libc.mallopt(mmap_max, 65536), libc.mallopt(mmap_threshold, 2**25), libc.mallopt(trim_threshold, 2**26)
     libc.malloc_trim(0)
@@ -131,8 +132,15 @@ class Training:
                 part.dropout = rate
         model.set_attn_implementation(recipe.attention)
         self.answers = torch.tensor(answers, device=model.device)
+        if recipe.bf16_weights:
+            self.copies = [weight.detach().float().clone().requires_grad_() for weight in model.parameters()]
+            model.bfloat16()
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=learning_rate, weight_decay=0.01, fused=recipe.fused, foreach=not recipe.fused
+            self.copies if recipe.bf16_weights else model.parameters(),
+            lr=learning_rate,
+            weight_decay=0.01,
+            fused=recipe.fused,
+            foreach=not recipe.fused,
         )
         self.schedule = (
             get_constant_schedule(self.optimizer)
@@ -154,9 +162,16 @@ class Training:
         loss = label_token_loss(outputs, wanted)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if self.recipe.bf16_weights:
+            for weight, one in zip(self.model.parameters(), self.copies, strict=True):
+                one.grad = weight.grad.float()
         self.optimizer.step()
         self.schedule.step()
+        if self.recipe.bf16_weights:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.model.parameters()), self.copies)
         self.optimizer.zero_grad()
+        self.model.zero_grad()
         return loss.item()
 
     def seconds(self, batches: Sequence[tuple[Rows, Sequence[int]]]) -> np.ndarray:
