@@ -286,7 +286,10 @@ class Bench:
         config = self.model().config
         shapes = [(2048, 2048, 2048), (4096, config.d_model, config.d_ff), (4096, config.d_ff, config.d_model)]
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
-        self.keep("peak", {name: recipes.matmul_peak(kind, shapes) for name, kind in kinds.items()})
+        peaks = {name: recipes.matmul_peak(kind, shapes) for name, kind in kinds.items()}
+        if recipes.has_int8():
+            peaks["int8"] = recipes.matmul_peak(torch.int8, shapes)
+        self.keep("peak", peaks)
         self.say(", ".join(f"{name} peak {value / 1e9:.0f} GFLOP/s" for name, value in self.found["peak"].items()))
 
     def training(self) -> None:
@@ -355,7 +358,8 @@ class Bench:
         shares = operator_profile(lambda: recipes.predict(answer, rows, packs))
         recipes.keep_freed_memory(False)
         needed = sum(recipes.forward_flops(model.config, len(row), 1) for row in rows) / count
-        speed = statistics.median(found[last]["speeds"])
+        usual_needed = recipes.forward_flops(model.config, self.limit, found["usual: generate"]["tokens_written"])
+        speed, usual_speed = (statistics.median(found[name]["speeds"]) for name in (last, "usual: generate"))
         self.keep(
             "prediction",
             {
@@ -365,7 +369,10 @@ class Bench:
                 "same_answers": {
                     name: float(np.mean(one["logits"].argmax(1) == usual.argmax(1))) for name, one in found.items()
                 },
+                "flops_per_review": {"usual": usual_needed, "without padding": needed},
                 "share_of_bf16_peak": needed * speed / self.found["peak"]["bf16"],
+                "usual_share_of_fp32_peak": usual_needed * usual_speed / self.found["peak"]["fp32"],
+                "ten_times_would_need": 10 * usual_speed * needed,
                 "profile": {last: shares},
             },
         )
@@ -574,8 +581,9 @@ def seconds_by_ranks(ranks: int) -> float:
     from finetuning.workspace import Workspace
 
     workspace = Workspace("pocket", choose())
+    shape = {**SHAPES["tiny"], "vocab_size": 8192, "decoder_start_token_id": 0}
     one = launch.training(
-        workspace, f"bench_{ranks}", deepspeed="zero0", steps=6, micro_batch=8 // ranks, accumulation=2, shape=SHAPES["tiny"]
+        workspace, f"bench_{ranks}", deepspeed="zero0", steps=6, micro_batch=8 // ranks, accumulation=2, shape=shape
     )  # fmt: skip
     return float(np.median([rank["seconds_per_step"] for rank in launch.run(one, ranks=ranks)]))
 
@@ -670,6 +678,10 @@ def table(found: dict) -> str:
         f"`generate` wrote {prediction['tokens_written_by_generate']:.1f} tokens per review. Answers as the usual way gives them: "
         + ", ".join(f"{name} {share:.0%}" for name, share in prediction["same_answers"].items())
         + f". The last way computes at {prediction['share_of_bf16_peak']:.0%} of the bf16 peak, counted as the unpacked model would."
+    )
+    lines.append(
+        f"The usual way computes at {prediction['usual_share_of_fp32_peak']:.0%} of the fp32 peak. Ten times its speed, without padding, "
+        f"would need {prediction['ten_times_would_need'] / 1e9:.0f} GFLOP/s."
     )
     lines += [f"Time by operator, {name}: {_shares(shares)}." for name, shares in prediction["profile"].items()]
     if accuracy := found.get("accuracy"):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -223,18 +224,37 @@ def forward_flops(config: T5Config, tokens: int, answer_tokens: int) -> int:
 def matmul_peak(dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]], *, seconds: float = 0.5) -> float:
     """The most floating-point operations per second that this machine reaches in ``(m, k) x (k, n)`` products of ``dtype``.
 
-    The median of each shape's repetitions counts, and the best shape.
+    The median of each shape's repetitions counts, and the best shape. For ``torch.int8`` the 8-bit products of ``by_packing``.
     """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     best = 0.0
     for m, k, n in shapes:
-        left, right = torch.randn(m, k, device=device).to(dtype), torch.randn(n, k, device=device).to(dtype)
+        left, right = torch.randn(m, k, device=device), torch.randn(n, k, device=device)
+        if dtype == torch.int8:
+            left, packed = (
+                left.mul(20).to(torch.int8).view(torch.uint8),
+                torch.ops.onednn.qlinear_prepack(right.to(dtype), None),
+            )
+            of_outputs: tuple = (
+                torch.ones(n),
+                torch.zeros(n, dtype=torch.int),
+                None,
+                1.0,
+                0,
+                torch.bfloat16,
+                "none",
+                [],
+                "",
+            )
+            multiply = partial(torch.ops.onednn.qlinear_pointwise, left, 1.0, 128, packed, *of_outputs)
+        else:
+            multiply = partial(torch.nn.functional.linear, left.to(dtype), right.to(dtype))
         taken: list[float] = []
         while sum(taken) < seconds or len(taken) < 5:
             began = time.perf_counter()
-            torch.nn.functional.linear(left, right)
+            multiply()
             _wait()
             taken.append(time.perf_counter() - began)
         best = max(best, 2 * m * k * n / float(np.median(taken[2:])))
