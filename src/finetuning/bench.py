@@ -213,11 +213,11 @@ def operator_profile(work: Callable[[], Any]) -> dict[str, float]:
 
 
 def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> dict[str, Any]:
-    """The exponent b of seconds = a * size^b by least squares on the logarithms, with its standard error."""
+    """The exponent b of seconds = a * size^b by least squares on the logarithms, with its standard error (None for two sizes)."""
     x, y = np.log(sizes), np.log(seconds)
     slope, offset = np.polyfit(x, y, 1)
     left = y - slope * x - offset
-    error = np.sqrt((left**2).sum() / max(1, len(x) - 2) / ((x - x.mean()) ** 2).sum())
+    error = np.sqrt((left**2).sum() / (len(x) - 2) / ((x - x.mean()) ** 2).sum()) if len(x) > 2 else None
     return {"exponent": slope, "standard_error": error, "sizes": list(sizes), "seconds": list(seconds)}
 
 
@@ -696,7 +696,8 @@ def table(found: dict) -> str:
     lines += ["", "## How cost grows", "| with | exponent | seconds |", "|---|---|---|"]
     for name, fit in found["growth"].items():
         pairs = ", ".join(f"{size:,.0f}: {taken:.3f}" for size, taken in zip(fit["sizes"], fit["seconds"], strict=True))
-        lines.append(f"| {name} | {fit['exponent']:.2f} (standard error {fit['standard_error']:.2f}) | {pairs} |")
+        error = "two sizes only" if fit["standard_error"] is None else f"standard error {fit['standard_error']:.2f}"
+        lines.append(f"| {name} | {fit['exponent']:.2f} ({error}) | {pairs} |")
     data = found["data"]
     lines += ["", f"## Data: cleaning and tokenizing {data['reviews']:,} reviews", "| way | reviews/s |", "|---|---|"]
     lines += [f"| {name} | {speed:,.0f} |" for name, speed in data["reviews_per_second"].items()]

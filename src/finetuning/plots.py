@@ -346,7 +346,7 @@ def plot_growth(fits: dict[str, dict]) -> Figure:
         ax.set(xscale="log", yscale="log", xlabel=name)
         ax.set_title(f"size to the power {fit['exponent']:.2f}", fontsize=12)
         ax.set_xticks(sizes, [f"{size / 1e6:.3g}M" if size >= 1e6 else f"{size:g}" for size in sizes])
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.set_yticks(seconds, [f"{value:.2g}" for value in seconds])
         ax.minorticks_off()
     np.atleast_1d(axes)[0].set_ylabel("seconds")
     return fig
