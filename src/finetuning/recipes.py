@@ -176,11 +176,10 @@ class Training:
         return loss.item()
 
     def seconds(self, batches: Sequence[tuple[Rows, Sequence[int]]]) -> np.ndarray:
-        """Seconds of a step on each of the batches of (rows, labels), after one small step to warm up."""
+        """Seconds of a step on each of the batches of (rows, labels), after one on the first, so that memory is there."""
         keep_freed_memory(self.recipe.keep_memory)
         try:
-            rows, labels = batches[-1]
-            self.step(rows[:2], labels[:2])
+            self.step(*batches[0])
             taken = []
             for rows, labels in batches:
                 _wait()
@@ -428,7 +427,7 @@ def predict(answer: Callable[[Rows], Tensor], rows: Rows, batches: Sequence[np.n
 
     logits = np.zeros((len(rows), 2))
     with torch.inference_mode():
-        answer([rows[batches[-1][0]]])  # once to warm up
+        answer([rows[i] for i in batches[0]])  # once to warm up
         _wait()
         began = time.perf_counter()
         for batch in batches:
