@@ -15,7 +15,7 @@ from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5Config, T5ForConditionalGeneration
 
-from finetuning import CourseError, bench, recipes
+from finetuning import CourseError, bench, data, labels, recipes
 
 WORDS, ANSWERS = [11, 12], [[11, 1], [12, 1]]
 RNG = np.random.default_rng(1)
@@ -88,7 +88,7 @@ def test_every_way_gives_the_scores_of_the_first_step_of_generate(model):
     slow, _ = recipes.predict(recipes.by_generate(model, WORDS, 64), ROWS, np.array_split(np.arange(8), 3))
     packs = recipes.token_batches([len(row) for row in ROWS], 80)
     assert len(packs) > 3
-    for answer in (recipes.by_one_step(model, WORDS), recipes.by_packing(model, WORDS, 64)):
+    for answer in (labels.by_one_step(model, WORDS), recipes.by_packing(model, WORDS, 64)):
         fast, _ = recipes.predict(answer, ROWS, packs)
         assert np.allclose(fast, slow, atol=1e-4)
 
@@ -114,11 +114,11 @@ def test_batches_hold_every_review_once():
     assert sorted(np.concatenate(packs)) == list(range(500))
     assert all(len(pack) == 1 or lengths[pack].sum() <= 256 for pack in packs)
     for grouped in (False, True):
-        batches = recipes.epoch_batches(lengths, 16, grouped, 1)
+        batches = data.epoch_batches(lengths, 16, grouped, 1)
         assert sorted(np.concatenate(batches)) == list(range(500))
     spans = [np.ptp(lengths[batch]) for batch in batches]
     assert np.mean(spans) < 30
-    assert not np.array_equal(batches[0], recipes.epoch_batches(lengths, 16, True, 2)[0])
+    assert not np.array_equal(batches[0], data.epoch_batches(lengths, 16, True, 2)[0])
 
 
 def test_the_steps_of_a_waterfall_multiply_to_the_whole():

@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetuning import CourseError, recipes
-from finetuning.labels import LABEL_WORDS, label_ids, length_sorted_batches
+from finetuning.data import epoch_batches
+from finetuning.labels import LABEL_WORDS, by_one_step, label_ids, length_sorted_batches, padded, token_rows
+from finetuning.plan import FAMILY
 from finetuning.profiles import Profile, choose, describe, this_machine, versions
 from finetuning.recipes import Recipe, Training
-from finetuning.workspace import LESSONS, runs_folder, write_atomically
+from finetuning.workspace import LESSONS, executed_copy, execution_mark, runs_folder, write_atomically
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -35,11 +37,11 @@ if TYPE_CHECKING:
 
 BATCH = 16
 LONG = 200  # tokens; the share of the peak is stated for batches wider than this
-SHAPES = {  # Tay et al. 2021 (arXiv 2109.10686), table 2; small and base: Raffel et al. 2020
-    "tiny": {"num_layers": 4, "num_decoder_layers": 4, "d_model": 256, "d_ff": 1024, "num_heads": 4, "d_kv": 64},
-    "mini": {"num_layers": 4, "num_decoder_layers": 4, "d_model": 384, "d_ff": 1536, "num_heads": 8, "d_kv": 64},
-    "small": {"num_layers": 6, "num_decoder_layers": 6, "d_model": 512, "d_ff": 2048, "num_heads": 8, "d_kv": 64},
-    "base": {"num_layers": 12, "num_decoder_layers": 12, "d_model": 768, "d_ff": 3072, "num_heads": 12, "d_kv": 64},
+SHAPES = {  # two smaller than t5-small, of the same make; then the family's own
+    "tiny": {**FAMILY["google-t5/t5-small"], "num_layers": 4, "d_model": 256, "d_ff": 1024, "num_heads": 4},
+    "mini": {**FAMILY["google-t5/t5-small"], "num_layers": 4, "d_model": 384, "d_ff": 1536},
+    "small": FAMILY["google-t5/t5-small"],
+    "base": FAMILY["google-t5/t5-base"],
 }
 OPERATIONS = (  # classes of operators in the profiles, by name
     ("matrix products of attention", r"bmm|einsum"),
@@ -141,7 +143,7 @@ def train_contenders(
             mine["speeds"].append(sum(map(len, chosen)) / seconds.sum())
             mine["seconds"].append(seconds.tolist())
             mine["widths"] = [
-                recipes.padded([rows[i] for i in batch])[0].shape[1] if recipe.grouped else limit for batch in chosen
+                padded([rows[i] for i in batch])[0].shape[1] if recipe.grouped else limit for batch in chosen
             ]
             say(f"training, round {turn + 1} of {rounds}: {name:22} {mine['speeds'][-1]:8.2f} reviews/s")
     return found
@@ -158,8 +160,9 @@ def predict_contenders(
     tokens: int = 2048,
     say: Callable[[str], None] = print,
 ) -> dict[str, dict]:
-    """Reviews per second of each way to predict: a dict of name -> speeds (one per round) and the logits, (reviews, 2).
+    """Reviews per second of each way to predict: a dict of name -> what was found.
 
+    That is ``speeds``, one per round, ``logits``, shape (reviews, 2), and the ``way``: the function that answers, and its batches.
     ``tokens``: in a packed batch. Used in lesson 03, too.
     """
     from finetuning.training import bf16_is_fast
@@ -174,22 +177,21 @@ def predict_contenders(
     written: list[int] = []
     ways: dict[str, tuple] = {
         "usual: generate": (recipes.by_generate(model, words, limit, written), as_they_come, False),
-        "one decoder step": (recipes.by_one_step(model, words, limit), as_they_come, False),
-        "sorted by length": (recipes.by_one_step(model, words), by_length, False),
+        "one decoder step": (by_one_step(model, words, limit), as_they_come, False),
+        "sorted by length": (by_one_step(model, words), by_length, False),
     }
     if fast_bf16:
-        ways["weights in bf16"] = (recipes.by_one_step(low, words), by_length, False)
-    ways["freed memory kept"] = (recipes.by_one_step(low, words), by_length, True)
+        ways["weights in bf16"] = (by_one_step(low, words), by_length, False)
+    ways["freed memory kept"] = (by_one_step(low, words), by_length, True)
     if plain:
         ways["packed"] = (recipes.by_packing(low, words, limit), packs, True)
     if plain and recipes.has_int8():
         ways["8-bit integers"] = (recipes.by_packing(low, words, limit, int8=True), packs, True)
-    found: dict[str, dict] = {name: {"speeds": []} for name in ways}
+    found: dict[str, dict] = {name: {"speeds": [], "way": way[:2]} for name, way in ways.items()}
     for turn in range(rounds):
         for name, (answer, batches, keep) in ways.items():
-            recipes.keep_freed_memory(keep)
-            logits, seconds = recipes.predict(answer, rows, batches)
-            recipes.keep_freed_memory(False)
+            with recipes.memory_kept(keep):
+                logits, seconds = recipes.predict(answer, rows, batches)
             found[name]["speeds"].append(len(rows) / seconds)
             found[name]["logits"] = logits
             say(f"prediction, round {turn + 1} of {rounds}: {name:20} {len(rows) / seconds:8.2f} reviews/s")
@@ -226,15 +228,14 @@ class Bench:
 
     def __init__(self, settings: Profile, rounds: int, quick: bool) -> None:
         self.settings, self.rounds, self.quick = settings, 1 if quick else rounds, quick
+        self.shipped = settings.name == "pocket"  # weights as shipped; else random ones
         self.folder = runs_folder() / "bench"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.began = time.perf_counter()
         self.found: dict[str, Any] = {
             "machine": this_machine(),
             "versions": versions(),
-            "model": describe(settings.model)
-            if settings.name == "pocket"
-            else f"t5-{settings.name}'s shape, random weights",
+            "model": describe(settings.model) if self.shipped else f"t5-{settings.name}'s shape, random weights",
             "reviews": describe(settings.reviews),
             "limit": settings.max_length,
             "rounds": self.rounds,
@@ -254,8 +255,7 @@ class Bench:
         """Pocket T5 as shipped, or a T5 of random weights: speed does not hang on what the weights are."""
         from finetuning.training import load_model
 
-        rate = 0.1  # as every T5 is shipped
-        return load_model(self.settings, from_scratch=self.settings.name != "pocket", dropout=rate)
+        return load_model(self.settings, from_scratch=not self.shipped, dropout=0.1)  # as every T5 is shipped
 
     def load(self) -> None:
         """Reviews, token ids and the label words."""
@@ -270,11 +270,10 @@ class Bench:
         some = self.splits["train"].shuffle(seed=self.settings.seed)
         some = some.select(range(min(1000, len(some))))
         self.labels = list(some["label"])
-        self.rows = self.tokenizer(
-            [self.settings.prompt.format(text=clean_text(text)) for text in some["text"]],
-            truncation=True, max_length=self.settings.max_length,
-        )["input_ids"]  # fmt: skip
+        texts = [clean_text(text) for text in some["text"]]
+        self.rows = token_rows(self.tokenizer, texts, prompt=self.settings.prompt, max_length=self.settings.max_length)
         self.lengths = np.array([len(row) for row in self.rows])
+        self.config = self.model().config
         self.words = label_ids(self.tokenizer)
         self.answers = self.tokenizer(list(LABEL_WORDS))["input_ids"]
         self.limit = int(self.lengths.max())  # the usual recipe pads to the longest of the reviews
@@ -283,7 +282,7 @@ class Bench:
         """The machine's matrix products: floating-point operations per second by type."""
         import torch
 
-        config = self.model().config
+        config = self.config
         shapes = [(2048, 2048, 2048), (4096, config.d_model, config.d_ff), (4096, config.d_ff, config.d_model)]
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
         peaks = {name: recipes.matmul_peak(kind, shapes) for name, kind in kinds.items()}
@@ -295,7 +294,7 @@ class Bench:
     def training(self) -> None:
         """The ladder of training, what was tried beside it, and the share of the peak."""
         ladder = recipes.training_recipes()
-        ours = list(ladder.values())[-1]
+        ours = recipes.our_recipe()
         beside = {"tried: SDPA attention": replace(ours, attention="sdpa")}
         if ours.bf16:  # not in the recipe, because the Trainer's checkpoints would not hold the copies
             beside["tried: bf16 weights, fp32 copies for AdamW"] = replace(ours, bf16=False, bf16_weights=True)
@@ -304,14 +303,14 @@ class Bench:
             rounds=self.rounds, batches=2 if self.quick else 3, say=self.say,
         )  # fmt: skip
         shares = {name: self._share_of_peak(found[name]) for name in (list(ladder)[-1], *beside)}
-        rows, labels = self._batch(BATCH)
+        longest = sample_batches(self.lengths, BATCH, 2)[0]
+        rows, labels = [self.rows[i] for i in longest], [self.labels[i] for i in longest]
         chosen = {}
         for name, recipe in (("usual recipe", ladder["usual recipe"]), ("ours", ours)):
             one = Training(self.model(), recipe, self.answers, self.limit)
-            recipes.keep_freed_memory(recipe.keep_memory)
-            one.step(rows, labels)
-            chosen[name] = operator_profile(partial(one.step, rows, labels))
-            recipes.keep_freed_memory(False)
+            with recipes.memory_kept(recipe.keep_memory):
+                one.step(rows, labels)
+                chosen[name] = operator_profile(partial(one.step, rows, labels))
         self.keep(
             "training",
             {
@@ -325,38 +324,30 @@ class Bench:
 
     def _share_of_peak(self, measured):
         """Operations per second on the wide batches over the peak of bf16 products, update of the weights included."""
-        config, shares = self.model().config, []
+        shares = []
         for seconds in measured["seconds"]:
             wide = [(width, taken) for width, taken in zip(measured["widths"], seconds, strict=True) if width > LONG]
             if wide:
                 needed = sum(
-                    3 * BATCH * recipes.forward_flops(config, width, len(self.answers[0])) for width, _ in wide
+                    3 * BATCH * recipes.forward_flops(self.config, width, len(self.answers[0])) for width, _ in wide
                 )
                 shares.append(needed / sum(taken for _, taken in wide) / self.found["peak"]["bf16"])
         return spread(shares) if shares else None
 
-    def _batch(self, size):
-        batch = sample_batches(self.lengths, size, 2)[0]
-        return [self.rows[i] for i in batch], [self.labels[i] for i in batch]
-
     def prediction(self) -> None:
         """The ladder of prediction, on a model that has learnt to answer in one word, as a fine-tuned one has."""
         model = self.model()
-        training = Training(model, list(recipes.training_recipes().values())[-1], self.answers, self.limit)
-        for batch in recipes.epoch_batches(self.lengths[:160], BATCH, True, 1)[:10]:
+        training = Training(model, recipes.our_recipe(), self.answers, self.limit)
+        for batch in epoch_batches(self.lengths[:160], BATCH, True, 1)[:10]:
             training.step([self.rows[i][-64:] for i in batch], [self.labels[i] for i in batch])
         count = min(len(self.rows), 32 if self.quick else 96)
         rows = self.rows[:count]
         found = predict_contenders(model, rows, self.words, self.limit, rounds=self.rounds, say=self.say)
         last = list(found)[-1]
         usual = found["usual: generate"]["logits"]
-        answer = recipes.by_packing(
-            copy.deepcopy(model).bfloat16().eval(), self.words, self.limit, int8=recipes.has_int8()
-        )
-        packs = recipes.token_batches([len(row) for row in rows], 2048)
-        recipes.keep_freed_memory(True)
-        shares = operator_profile(lambda: recipes.predict(answer, rows, packs))
-        recipes.keep_freed_memory(False)
+        answer, batches = found[last]["way"]
+        with recipes.memory_kept(True):
+            shares = operator_profile(lambda: recipes.predict(answer, rows, batches))
         needed = sum(recipes.forward_flops(model.config, len(row), 1) for row in rows) / count
         usual_needed = recipes.forward_flops(model.config, self.limit, found["usual: generate"]["tokens_written"])
         speed, usual_speed = (statistics.median(found[name]["speeds"]) for name in (last, "usual: generate"))
@@ -407,9 +398,9 @@ class Bench:
     def growth(self) -> None:
         """Seconds of a training step against reviews, tokens and parameters, and of the same reviews against ranks."""
         import torch
-        from transformers import AutoModelForSeq2SeqLM
+        from transformers import T5Config, T5ForConditionalGeneration
 
-        ours = list(recipes.training_recipes().values())[-1]
+        ours = recipes.our_recipe()
         rng = np.random.default_rng(1)
 
         def seconds(model, reviews, tokens):
@@ -429,11 +420,8 @@ class Bench:
         found["tokens"] = fit("tokens", sizes, [seconds(model, 8, size) for size in sizes])
         counts, taken = [], []
         for name in ("tiny", "mini") if short else SHAPES:
-            config = copy.deepcopy(model.config)
-            for key, value in SHAPES[name].items():
-                setattr(config, key, value)
             torch.manual_seed(1)
-            other = AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager").float()
+            other = T5ForConditionalGeneration(T5Config(**SHAPES[name]))
             counts.append(other.num_parameters() - other.shared.weight.numel())
             taken.append(seconds(other, 4, 128 if short else 256))
         found["parameters"] = fit("parameters outside the embedding", counts, taken)
@@ -451,14 +439,13 @@ class Bench:
 
         texts = concatenate_datasets([self.splits[name].select_columns(["text", "label"]) for name in self.splits])
         texts = texts.select(range(min(len(texts), 400 if self.quick else 50_000)))
-        prompt, limit, tokenizer = self.settings.prompt, self.settings.max_length, self.tokenizer
+        tokenizer, prompt, limit = self.tokenizer, self.settings.prompt, self.settings.max_length
 
-        def one(text):
-            return tokenizer(prompt.format(text=clean_text(text)), truncation=True, max_length=limit)["input_ids"]
+        def tokenize(texts):  # without self, as ``map`` hashes the function with all it refers to
+            return token_rows(tokenizer, [clean_text(text) for text in texts], prompt=prompt, max_length=limit)
 
         def many(batch):
-            cleaned = [prompt.format(text=clean_text(text)) for text in batch["text"]]
-            return {"input_ids": tokenizer(cleaned, truncation=True, max_length=limit)["input_ids"]}
+            return {"input_ids": tokenize(batch["text"])}
 
         def timed(work):
             began = time.perf_counter()
@@ -468,7 +455,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             Dataset.from_dict({"text": texts["text"], "label": texts["label"]}).save_to_disk(folder)
             stored = Dataset.load_from_disk(folder)
-            speeds = {"a loop, review by review": timed(lambda: [one(text) for text in stored["text"]])}
+            speeds = {"a loop, review by review": timed(lambda: [tokenize([text]) for text in stored["text"]])}
             for processes in (1, 2):
                 name = f"map, batched, {processes} process{'es' if processes > 1 else ''}"
                 share = {"num_proc": processes if processes > 1 else None, "load_from_cache_file": False}
@@ -496,9 +483,8 @@ class Bench:
         )
         first_step = (
             "from finetuning.profiles import choose\nfrom finetuning.training import load_model\n"
-            "from finetuning.recipes import Training, training_recipes\n"
-            "recipe = list(training_recipes().values())[-1]\n"
-            "Training(load_model(choose()), recipe, [[5, 1], [6, 1]], 64).step([[5] * 64] * 16, [0, 1] * 8)"
+            "from finetuning.recipes import Training, our_recipe\n"
+            "Training(load_model(choose()), our_recipe(), [[5, 1], [6, 1]], 64).step([[5] * 64] * 16, [0, 1] * 8)"
         )
         seconds: dict[str, list[float]] = {}
         for _ in range(1 if self.quick else 3):
@@ -512,7 +498,7 @@ class Bench:
 
     def course(self) -> None:
         """Seconds per lesson of the last whole run on this machine, by what its cells do."""
-        found = lesson_seconds(runs_folder() / "pocket" / "notebooks")
+        found = lesson_seconds("pocket")
         self.keep("course", found)
         seconds = ", ".join(f"{name} {sum(kinds.values()):.0f} s" for name, kinds in found.items())
         self.say(f"course: {seconds or 'no finished run to read; make run makes one'}")
@@ -545,25 +531,24 @@ def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -
     splits = clean(load_reviews(pocket.reviews))
     tokenizer = load_tokenizer(pocket)
     rows = {
-        name: tokenizer([pocket.prompt.format(text=text) for text in splits[name]["text"]], truncation=True, max_length=pocket.max_length)["input_ids"]
+        name: token_rows(tokenizer, splits[name]["text"], prompt=pocket.prompt, max_length=pocket.max_length)
         for name in ("train", "test")
-    }  # fmt: skip
+    }
     labels, truth = list(splits["train"]["label"]), np.array(splits["test"]["label"])
     words, answers = label_ids(tokenizer), tokenizer(list(LABEL_WORDS))["input_ids"]
     lengths, ends = [len(row) for row in rows["train"]], [len(row) for row in rows["test"]]
-    recipe_of = recipes.training_recipes()
     result: dict[str, Any] = {"n_test": len(truth), "n_train": len(labels)}
-    for name, recipe in (("usual", recipe_of["usual recipe"]), ("ours", list(recipe_of.values())[-1])):
+    for name, recipe in (("usual", Recipe()), ("ours", recipes.our_recipe())):
         torch.manual_seed(seed)
         model = load_model(pocket, dropout=0.1)
         steps = -(-len(labels) // pocket.batch_size) * pocket.epochs
         training = Training(model, recipe, answers, max(lengths), learning_rate=pocket.learning_rate, steps=steps)
         began = time.perf_counter()
         for epoch in range(pocket.epochs):
-            for batch in recipes.epoch_batches(lengths, pocket.batch_size, recipe.grouped, 100 * seed + epoch):
+            for batch in epoch_batches(lengths, pocket.batch_size, recipe.grouped, 100 * seed + epoch):
                 training.step([rows["train"][i] for i in batch], [labels[i] for i in batch])
         model.eval()
-        logits, _ = recipes.predict(recipes.by_one_step(model, words), rows["test"], length_sorted_batches(ends, 64))
+        logits, _ = recipes.predict(by_one_step(model, words), rows["test"], length_sorted_batches(ends, 64))
         result[name] = float(np.mean(logits.argmax(1) == truth))
         say(f"accuracy, seed {seed}: {name:5} {result[name]:.4f} in {time.perf_counter() - began:.0f} s")
     result["int8"], result["same_answers_int8"] = result["ours"], 1.0
@@ -581,9 +566,8 @@ def seconds_by_ranks(ranks: int) -> float:
     from finetuning.workspace import Workspace
 
     workspace = Workspace("pocket", choose())
-    shape = {**SHAPES["tiny"], "vocab_size": 8192, "decoder_start_token_id": 0}
     one = launch.training(
-        workspace, f"bench_{ranks}", deepspeed="zero0", steps=6, micro_batch=8 // ranks, accumulation=2, shape=shape
+        workspace, f"bench_{ranks}", deepspeed="zero0", steps=6, micro_batch=8 // ranks, accumulation=2, shape=SHAPES["tiny"]
     )  # fmt: skip
     return float(np.median([rank["seconds_per_step"] for rank in launch.run(one, ranks=ranks)]))
 
@@ -614,20 +598,19 @@ KINDS = (  # what a cell is about, by what stands in it; the first that fits cou
 )
 
 
-def lesson_seconds(folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds of each executed lesson in ``folder`` by kind of cell: a dict of lesson -> kind -> seconds ({} without a run)."""
+def lesson_seconds(run: str) -> dict[str, dict[str, float]]:
+    """Seconds of each lesson of a finished run by kind of cell: a dict of lesson -> kind -> seconds ({} without such a run)."""
     found: dict[str, dict[str, float]] = {}
     for lesson in LESSONS:
-        path = folder / f"{lesson}.ipynb"
-        if not path.exists():
+        executed = executed_copy(run, lesson)
+        if not execution_mark(executed):
             return {}
-        copy_of = json.loads(path.read_text())
         kinds = dict.fromkeys([*(kind for kind, _ in KINDS), "the rest"], 0.0)
-        for cell in copy_of["cells"]:
+        for cell in executed["cells"]:
             source = "".join(cell["source"])
             kind = next((kind for kind, pattern in KINDS if re.search(pattern, source, re.MULTILINE)), "the rest")
             kinds[kind] += (cell["metadata"].get("papermill") or {}).get("duration") or 0.0
-        whole = copy_of["metadata"]["papermill"]["duration"]
+        whole = executed["metadata"]["papermill"]["duration"]
         kinds["kernel start and saving"] = max(0.0, whole - sum(kinds.values()))
         found[lesson] = kinds
     return found

@@ -15,6 +15,7 @@ import numpy as np
 
 from finetuning import CourseError
 from finetuning.hub import hub_error
+from finetuning.labels import length_sorted_batches
 from finetuning.workspace import seal
 
 if TYPE_CHECKING:
@@ -251,28 +252,38 @@ def truncation_loss(lengths: np.ndarray, limits: Sequence[int]) -> tuple[np.ndar
     return cut, lost
 
 
+def epoch_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, grouped: bool, seed: int) -> list[np.ndarray]:
+    """The batches of one epoch in random order, as arrays of rows.
+
+    At random, or ``grouped``: of similar length, as the Trainer's ``group_by_length`` draws them, sorted within blocks of 50
+    batches.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(lengths))
+    if not grouped:
+        return np.split(order, range(batch_size, len(order), batch_size))
+    batches = []
+    for block in np.split(order, range(50 * batch_size, len(order), 50 * batch_size)):
+        batches += [block[rows] for rows in length_sorted_batches(np.asarray(lengths)[block], batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
 def padded_tokens(lengths: np.ndarray, batch_size: int, strategy: str, *, max_length: int = 512, seed: int = 1) -> int:
     """Tokens that the model computes over in one epoch, padding included.
 
     ``strategy`` is ``"to max_length"`` (every review as long as the limit), ``"to longest"`` (each random batch as long
-    as its longest review) or ``"grouped"`` (batches of similar length, as the Trainer's ``group_by_length`` draws them:
-    sorted within blocks of 50 batches). Lengths over ``max_length`` are cut first.
+    as its longest review) or ``"grouped"`` (the batches of similar length of ``epoch_batches``). Lengths over ``max_length``
+    are cut first.
     """
     lengths = np.minimum(lengths, max_length)
     if strategy == "to max_length":
         return len(lengths) * max_length
-    order = np.random.default_rng(seed).permutation(len(lengths))
-    if strategy == "grouped":
-        block = 50 * batch_size
-        order = np.concatenate(
-            [part[np.argsort(-lengths[part])] for part in np.split(order, range(block, len(order), block))]
-        )
-    elif strategy != "to longest":
+    if strategy not in ("to longest", "grouped"):
         raise CourseError(
             f"There is no padding strategy {strategy!r}; choose 'to max_length', 'to longest' or 'grouped'."
         )
-    batches = np.split(lengths[order], range(batch_size, len(order), batch_size))
-    return int(sum(len(batch) * batch.max() for batch in batches))
+    batches = epoch_batches(lengths, batch_size, strategy == "grouped", seed)
+    return int(sum(len(batch) * lengths[batch].max() for batch in batches))
 
 
 def save_splits(splits: DatasetDict, folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from finetuning import CourseError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LABEL_WORDS = ("negative", "positive")  # label 0, label 1
@@ -33,6 +35,48 @@ def length_sorted_batches(lengths: Sequence[int] | np.ndarray, batch_size: int) 
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+def token_rows(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int
+) -> list[list[int]]:
+    """The token ids of each prompted text, cut at ``max_length`` tokens, end token included."""
+    return tokenizer([prompt.format(text=text) for text in texts], truncation=True, max_length=max_length)["input_ids"]
+
+
+def padded(
+    rows: Sequence[Sequence[int]], length: int | None = None, *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Input ids and attention mask, shape (reviews, tokens): padded to ``length``, or to the longest, a multiple of 8.
+
+    T5's pad id is 0.
+    """
+    import torch
+
+    length = length or -(-max(map(len, rows)) // 8) * 8
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    mask = torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
+    return ids.to(device), mask.long().to(device)
+
+
+def by_one_step(
+    model: PreTrainedModel, words: Sequence[int], limit: int | None = None
+) -> Callable[[Sequence[Sequence[int]]], Tensor]:
+    """A function from token ids to the two label words' logits in the first decoder step, shape (reviews, 2).
+
+    One step replaces ``generate``: the answer is one token long, so its logits are all there is to know. A batch is padded to
+    ``limit``, or to its longest review.
+    """
+    import torch
+
+    def answer(rows):
+        ids, mask = padded(rows, limit, device=model.device)
+        start = torch.full((len(rows), 1), model.config.decoder_start_token_id, device=model.device)
+        return model(input_ids=ids, attention_mask=mask, decoder_input_ids=start).logits[:, 0, list(words)]
+
+    return answer
+
+
 def score_labels(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -44,21 +88,16 @@ def score_labels(
 ) -> tuple[np.ndarray, float]:
     """The probability of each label word as the first word of the answer.
 
-    One decoder step replaces ``generate``: the answer is one token long, so its logits are all there is to know. Returns
-    a float array of shape (reviews, 2), rows summing to one over the two words, and the reviews scored per second.
+    Returns a float array of shape (reviews, 2), rows summing to one over the two words, and the reviews scored per second.
     """
     import torch
 
-    words = label_ids(tokenizer)
+    answer = by_one_step(model, label_ids(tokenizer))
     began = time.perf_counter()
-    rows = tokenizer([prompt.format(text=text) for text in texts], truncation=True, max_length=max_length)["input_ids"]
+    rows = token_rows(tokenizer, texts, prompt=prompt, max_length=max_length)
     probabilities = np.zeros((len(rows), 2))
     model.eval()
     with torch.inference_mode():
         for batch in length_sorted_batches([len(row) for row in rows], batch_size):
-            inputs = tokenizer.pad({"input_ids": [rows[i] for i in batch]}, pad_to_multiple_of=8, return_tensors="pt")
-            inputs = inputs.to(model.device)
-            start = torch.full((len(batch), 1), model.config.decoder_start_token_id, device=model.device)
-            logits = model(**inputs, decoder_input_ids=start).logits[:, 0, words]
-            probabilities[batch] = logits.float().softmax(-1).cpu().numpy()
+            probabilities[batch] = answer([rows[i] for i in batch]).float().softmax(-1).cpu().numpy()
     return probabilities, len(rows) / (time.perf_counter() - began)

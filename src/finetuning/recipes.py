@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import platform
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetuning import CourseError
-from finetuning.labels import length_sorted_batches
+from finetuning.labels import padded
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +59,11 @@ def training_recipes() -> dict[str, Recipe]:
     return recipes
 
 
+def our_recipe() -> Recipe:
+    """The recipe of lesson 03: the last one of ``training_recipes``."""
+    return list(training_recipes().values())[-1]
+
+
 def keep_freed_memory(keep: bool = True) -> bool:
     """Let this process keep the memory it frees, or (``keep`` False) give large pieces back at once, as glibc does unasked.
 
@@ -77,24 +82,14 @@ def keep_freed_memory(keep: bool = True) -> bool:
     return False
 
 
-def in_bf16(on: bool) -> AbstractContextManager:
-    """Autocast to bfloat16 on this machine's device."""
-    import torch
-
-    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=on)
-
-
-def padded(rows: Rows, length: int | None = None, *, multiple: int = 8) -> tuple[Tensor, Tensor]:
-    """Input ids and attention mask, shape (reviews, tokens): padded to ``length``, or to the longest, rounded up to a ``multiple``."""
-    import torch
-
-    length = length or -(-max(map(len, rows)) // multiple) * multiple
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-    mask = torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return ids.to(device), mask.long().to(device)
+@contextmanager
+def memory_kept(keep: bool) -> Iterator[None]:
+    """``keep_freed_memory(keep)`` for the time of a ``with`` block; afterwards large pieces are given back again."""
+    keep_freed_memory(keep)
+    try:
+        yield
+    finally:
+        keep_freed_memory(False)
 
 
 def _wait():
@@ -156,9 +151,10 @@ class Training:
         from finetuning.training import label_token_loss
 
         self.model.train()
-        ids, mask = padded(rows, None if self.recipe.grouped else self.limit)
-        wanted = self.answers[torch.as_tensor(labels, device=self.answers.device)]
-        with in_bf16(self.recipe.bf16):
+        device = self.model.device
+        ids, mask = padded(rows, None if self.recipe.grouped else self.limit, device=device)
+        wanted = self.answers[torch.as_tensor(labels, device=device)]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.bf16):
             outputs = self.model(input_ids=ids, attention_mask=mask, labels=wanted)
         loss = label_token_loss(outputs, wanted)
         loss.backward()
@@ -177,31 +173,16 @@ class Training:
 
     def seconds(self, batches: Sequence[tuple[Rows, Sequence[int]]]) -> np.ndarray:
         """Seconds of a step on each of the batches of (rows, labels), after one on the first, so that memory is there."""
-        keep_freed_memory(self.recipe.keep_memory)
-        try:
+        taken = []
+        with memory_kept(self.recipe.keep_memory):
             self.step(*batches[0])
-            taken = []
             for rows, labels in batches:
                 _wait()
                 began = time.perf_counter()
                 self.step(rows, labels)
                 _wait()
                 taken.append(time.perf_counter() - began)
-        finally:
-            keep_freed_memory(False)
         return np.array(taken)
-
-
-def epoch_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, grouped: bool, seed: int) -> list[np.ndarray]:
-    """The batches of one epoch in random order, as arrays of rows: at random, or sorted within blocks of 50 batches."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(lengths))
-    if not grouped:
-        return np.split(order, range(batch_size, len(order), batch_size))
-    batches = []
-    for block in np.split(order, range(50 * batch_size, len(order), 50 * batch_size)):
-        batches += [block[rows] for rows in length_sorted_batches(np.asarray(lengths)[block], batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def forward_flops(config: T5Config, tokens: int, answer_tokens: int) -> int:
@@ -232,22 +213,9 @@ def matmul_peak(dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]], *, s
     for m, k, n in shapes:
         left, right = torch.randn(m, k, device=device), torch.randn(n, k, device=device)
         if dtype == torch.int8:
-            left, packed = (
-                left.mul(20).to(torch.int8).view(torch.uint8),
-                torch.ops.onednn.qlinear_prepack(right.to(dtype), None),
-            )
-            of_outputs: tuple = (
-                torch.ones(n),
-                torch.zeros(n, dtype=torch.int),
-                None,
-                1.0,
-                0,
-                torch.bfloat16,
-                "none",
-                [],
-                "",
-            )
-            multiply = partial(torch.ops.onednn.qlinear_pointwise, left, 1.0, 128, packed, *of_outputs)
+            packed = torch.ops.onednn.qlinear_prepack(right.to(dtype), None)
+            integers = left.mul(20).to(dtype).view(torch.uint8)
+            multiply = partial(_multiply_int8, integers, 1.0, 128, packed, torch.ones(n), torch.bfloat16)
         else:
             multiply = partial(torch.nn.functional.linear, left.to(dtype), right.to(dtype))
         taken: list[float] = []
@@ -274,25 +242,11 @@ def by_generate(
         model.generation_config.max_length = 20  # the library's default, said once so that it does not warn
 
     def answer(rows):
-        ids, mask = padded(rows, limit)
+        ids, mask = padded(rows, limit, device=model.device)
         made = model.generate(input_ids=ids, attention_mask=mask, output_logits=True, return_dict_in_generate=True)
         if written is not None:
             written.append(made.sequences.shape[1] - 1)
         return made.logits[0][:, list(words)]
-
-    return answer
-
-
-def by_one_step(
-    model: T5ForConditionalGeneration, words: Sequence[int], limit: int | None = None
-) -> Callable[[Rows], Tensor]:
-    """One decoder step in place of ``generate``; padded to ``limit``, or to the batch's longest review."""
-    import torch
-
-    def answer(rows):
-        ids, mask = padded(rows, limit)
-        start = torch.full((len(rows), 1), model.config.decoder_start_token_id, device=model.device)
-        return model(input_ids=ids, attention_mask=mask, decoder_input_ids=start).logits[:, 0, list(words)]
 
     return answer
 
@@ -388,6 +342,14 @@ def has_int8() -> bool:
     return not torch.cuda.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
+def _multiply_int8(q, step, zero, packed, scale, dtype, after="none"):
+    """The product of ``step * (q - zero)``, unsigned 8 bits, and a packed 8-bit matrix with one scale per output."""
+    import torch
+
+    zeros = torch.zeros_like(scale, dtype=torch.int)
+    return torch.ops.onednn.qlinear_pointwise(q, step, zero, packed, scale, zeros, None, 1.0, 0, dtype, after, [], "")
+
+
 def _int8(weight, norm=None, *, relu=False):
     """The same with 8-bit weights, one scale per output, and x rounded to 8 bits with one scale per batch.
 
@@ -399,7 +361,7 @@ def _int8(weight, norm=None, *, relu=False):
     full = weight.float() if norm is None else weight.float() * norm.weight.float()
     scale = full.abs().amax(1) / 127
     packed = torch.ops.onednn.qlinear_prepack((full / scale[:, None]).round().to(torch.int8), None)
-    zeros, after = torch.zeros_like(scale, dtype=torch.int), "relu" if relu else "none"
+    after = "relu" if relu else "none"
 
     def product(x):
         if norm is not None:
@@ -413,10 +375,7 @@ def _int8(weight, norm=None, *, relu=False):
             zero = 0 if low >= 0 else 128  # what comes out of a ReLU uses all 256 steps
             step = max(high.item() / (254 - zero), -low.item() / 127, 1e-9)  # nothing can wrap around
             q = (x * (1 / step)).round_().add_(zero)
-        q = q.to(torch.int16).to(torch.uint8)
-        return torch.ops.onednn.qlinear_pointwise(
-            q, step, zero, packed, scale, zeros, None, 1.0, 0, weight.dtype, after, [], ""
-        )
+        return _multiply_int8(q.to(torch.int16).to(torch.uint8), step, zero, packed, scale, weight.dtype, after)
 
     return product
 
