@@ -1,7 +1,8 @@
 """Measure the course's speed claims, side by side in one run: ``make bench`` (``python -m finetuning.bench``).
 
-Writes ``bench.json``, ``bench.md`` and figures to ``runs/bench/``. Every contender runs once per round, in turn, so that what
-disturbs the machine disturbs all of them; a number is the median over the rounds, with the lowest and the highest.
+Writes ``bench.json``, ``bench.md`` and figures to ``runs/bench/``. Every contender runs once per round, in turn and in a process of its
+own, so that what disturbs the machine disturbs all of them and none inherits another's memory; a number is the median over the
+rounds, with the lowest and the highest.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from finetuning.data import epoch_batches
 from finetuning.labels import LABEL_WORDS, by_one_step, label_ids, length_sorted_batches, padded, token_rows
 from finetuning.plan import FAMILY
 from finetuning.profiles import Profile, choose, describe, this_machine, versions
-from finetuning.recipes import Recipe, Training
+from finetuning.recipes import Recipe, Training, Way
 from finetuning.workspace import LESSONS, executed_copy, execution_mark, runs_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -111,6 +112,51 @@ def sample_batches(lengths: np.ndarray, size: int, count: int) -> list[np.ndarra
     return [whole[i] for i in sorted({int(pick) for pick in picks})]
 
 
+def apart(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """The result of ``work``, done in a process of its own that has the libraries loaded and has computed nothing yet.
+
+    Memory that a process has freed makes its next tensors cheap: of two contenders in one process the second would profit
+    from the first. ``work`` and its arguments must be picklable. Raises CourseError if the process dies.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    with ProcessPoolExecutor(1, mp_context=_fresh_processes()) as pool:
+        try:
+            return pool.submit(work, *args, **named).result()
+        except BrokenProcessPool:
+            raise CourseError(
+                "A measurement's process was killed, most likely for want of memory; close other programs and start again."
+            ) from None
+
+
+@cache
+def _fresh_processes():
+    """Processes that start as copies of one that has done nothing but import (where the system cannot: as new ones)."""
+    import multiprocessing
+
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["finetuning.bench", "finetuning.training", "transformers.models.t5.modeling_t5"])
+    return context
+
+
+def _take_turns(measure, contenders, rounds, say, **settings):
+    """Every contender once per round: a dict of name -> what ``measure`` found, one dict per round."""
+    found = {name: [] for name in contenders}
+    for turn in range(rounds):
+        for name, contender in contenders.items():
+            found[name].append(measure(contender, **settings))
+            say(f"round {turn + 1} of {rounds}: {name:42} {found[name][-1]['speed']:8.2f} reviews/s")
+    return found
+
+
+def speeds(found: dict[str, list[dict]]) -> dict[str, list[float]]:
+    """Reviews per second of each contender, one number per round."""
+    return {name: [one["speed"] for one in rounds] for name, rounds in found.items()}
+
+
 def train_contenders(
     make_model: Callable[[], T5ForConditionalGeneration],
     contenders: dict[str, Recipe],
@@ -122,81 +168,88 @@ def train_contenders(
     rounds: int,
     batches: int,
     batch_size: int = BATCH,
+    do: Callable[..., Any] | None = None,
     say: Callable[[str], None] = print,
-) -> dict[str, dict]:
-    """Reviews per second of each recipe: a dict of name -> speeds (one per round), seconds and widths of the batches.
+) -> dict[str, list[dict]]:
+    """What ``time_training`` finds for each recipe, in turn: a dict of name -> one dict per round. Used in lesson 03, too.
 
-    Used in lesson 03, too. The recipe that pads everything to ``limit`` is timed on one random batch a round, as its batches
-    are all alike; the others on ``batches`` batches from long to short.
+    ``do``: calls it; None here and now, ``apart`` in a process of its own.
     """
-    lengths = np.array([len(row) for row in rows])
-    grouped = sample_batches(lengths, batch_size, batches)
-    alike = np.random.default_rng(1).permutation(len(rows))[:batch_size]
-    found: dict[str, dict] = {name: {"speeds": [], "seconds": [], "widths": []} for name in contenders}
-    for turn in range(rounds):
-        for name, recipe in contenders.items():
-            chosen = grouped if recipe.grouped else [alike]
-            training = Training(make_model(), recipe, answers, limit)
-            pairs = [([rows[i] for i in batch], [labels[i] for i in batch]) for batch in chosen]
-            seconds = training.seconds(pairs)
-            mine = found[name]
-            mine["speeds"].append(sum(map(len, chosen)) / seconds.sum())
-            mine["seconds"].append(seconds.tolist())
-            mine["widths"] = [
-                padded([rows[i] for i in batch])[0].shape[1] if recipe.grouped else limit for batch in chosen
-            ]
-            say(f"training, round {turn + 1} of {rounds}: {name:22} {mine['speeds'][-1]:8.2f} reviews/s")
-    return found
+    measure = partial(do, time_training) if do else time_training
+    return _take_turns(
+        measure, contenders, rounds, say, make_model=make_model, rows=rows, labels=labels, answers=answers, limit=limit,
+        batches=batches, batch_size=batch_size,
+    )  # fmt: skip
+
+
+def time_training(
+    recipe: Recipe,
+    *,
+    make_model: Callable[[], T5ForConditionalGeneration],
+    rows: recipes.Rows,
+    labels: Sequence[int],
+    answers: recipes.Rows,
+    limit: int,
+    batches: int,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Reviews per second of training by ``recipe`` (``speed``), and the ``seconds`` and ``widths`` of its batches.
+
+    The recipe that pads everything to ``limit`` is timed on one random batch, as its batches are all alike; the others on
+    ``batches`` batches from long to short.
+    """
+    chosen = [np.random.default_rng(1).permutation(len(rows))[:batch_size]]
+    if recipe.grouped:
+        chosen = sample_batches(np.array([len(row) for row in rows]), batch_size, batches)
+    pairs = [([rows[i] for i in batch], [labels[i] for i in batch]) for batch in chosen]
+    seconds = Training(make_model(), recipe, answers, limit).seconds(pairs)
+    widths = [padded(some)[0].shape[1] if recipe.grouped else limit for some, _ in pairs]
+    return {"speed": sum(map(len, chosen)) / seconds.sum(), "seconds": seconds.tolist(), "widths": widths}
 
 
 def predict_contenders(
-    model: T5ForConditionalGeneration,
+    make_model: Callable[[], T5ForConditionalGeneration],
+    contenders: dict[str, Way],
     rows: recipes.Rows,
     words: Sequence[int],
     limit: int,
     *,
     rounds: int,
-    batch_size: int = BATCH,
-    tokens: int = 2048,
+    do: Callable[..., Any] | None = None,
     say: Callable[[str], None] = print,
-) -> dict[str, dict]:
-    """Reviews per second of each way to predict: a dict of name -> what was found.
+) -> dict[str, list[dict]]:
+    """What ``time_prediction`` finds for each way, in turn: a dict of name -> one dict per round. Used in lesson 03, too.
 
-    That is ``speeds``, one per round, ``logits``, shape (reviews, 2), and the ``way``: the function that answers, and its batches.
-    ``tokens``: in a packed batch. Used in lesson 03, too.
+    ``do``: as in ``train_contenders``.
     """
-    from finetuning.training import bf16_is_fast
+    measure = partial(do, time_prediction) if do else time_prediction
+    return _take_turns(
+        measure, contenders, rounds, say, make_model=make_model, rows=rows, words=words, limit=limit
+    )  # fmt: skip
 
-    model = model.eval()
-    fast_bf16, plain = bf16_is_fast(), not model.config.is_gated_act
-    low = copy.deepcopy(model).bfloat16() if fast_bf16 else model
-    lengths = [len(row) for row in rows]
-    as_they_come = np.array_split(np.arange(len(rows)), -(-len(rows) // batch_size))
-    by_length = length_sorted_batches(lengths, batch_size)
-    packs = recipes.token_batches(lengths, tokens)
+
+def time_prediction(
+    way: Way,
+    *,
+    make_model: Callable[[], T5ForConditionalGeneration],
+    rows: recipes.Rows,
+    words: Sequence[int],
+    limit: int,
+    profiled: bool = False,
+) -> dict[str, Any]:
+    """Reviews per second of answering all ``rows`` (``speed``), the ``logits``, shape (reviews, 2), and what generate wrote.
+
+    ``profiled``: also the share of each kind of operator, from one more time.
+    """
+    model = make_model().eval()
     written: list[int] = []
-    ways: dict[str, tuple] = {
-        "usual: generate": (recipes.by_generate(model, words, limit, written), as_they_come, False),
-        "one decoder step": (by_one_step(model, words, limit), as_they_come, False),
-        "sorted by length": (by_one_step(model, words), by_length, False),
-    }
-    if fast_bf16:
-        ways["weights in bf16"] = (by_one_step(low, words), by_length, False)
-    ways["freed memory kept"] = (by_one_step(low, words), by_length, True)
-    if plain:
-        ways["packed"] = (recipes.by_packing(low, words, limit), packs, True)
-    if plain and recipes.has_int8():
-        ways["8-bit integers"] = (recipes.by_packing(low, words, limit, int8=True), packs, True)
-    found: dict[str, dict] = {name: {"speeds": [], "way": way[:2]} for name, way in ways.items()}
-    for turn in range(rounds):
-        for name, (answer, batches, keep) in ways.items():
-            with recipes.memory_kept(keep):
-                logits, seconds = recipes.predict(answer, rows, batches)
-            found[name]["speeds"].append(len(rows) / seconds)
-            found[name]["logits"] = logits
-            say(f"prediction, round {turn + 1} of {rounds}: {name:20} {len(rows) / seconds:8.2f} reviews/s")
-    found["usual: generate"]["tokens_written"] = float(np.mean(written))
-    return found
+    answer = recipes.answer_by(way, model, words, limit, written)
+    batches = recipes.prediction_batches(way, [len(row) for row in rows])
+    with recipes.memory_kept(way.keep_memory):
+        logits, seconds = recipes.predict(answer, rows, batches)
+        shares = operator_profile(partial(recipes.predict, answer, rows, batches)) if profiled else {}
+    tokens = float(np.mean(written)) if written else 1.0
+    return {"speed": len(rows) / seconds, "logits": logits, "tokens_written": tokens, "profile": shares}
 
 
 def operator_profile(work: Callable[[], Any]) -> dict[str, float]:
@@ -223,12 +276,40 @@ def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> dict[st
     return {"exponent": slope, "standard_error": error, "sizes": list(sizes), "seconds": list(seconds)}
 
 
+def profile_training(
+    make_model: Callable[[], T5ForConditionalGeneration],
+    recipe: Recipe,
+    *,
+    pair: tuple[recipes.Rows, Sequence[int]],
+    answers: recipes.Rows,
+    limit: int,
+) -> dict[str, float]:
+    """The ``operator_profile`` of one step by ``recipe`` on a batch of (rows, labels)."""
+    training = Training(make_model(), recipe, answers, limit)
+    with recipes.memory_kept(recipe.keep_memory):
+        training.step(*pair)
+        return operator_profile(partial(training.step, *pair))
+
+
+def _here(work, *args, **named):
+    return work(*args, **named)
+
+
+def _load_model(settings, *, from_scratch=False):
+    from finetuning.training import load_model
+
+    return load_model(settings, from_scratch=from_scratch, dropout=0.1)  # as every T5 is shipped
+
+
 class Bench:
     """One run of the bench: its settings, what was measured so far, and the folder it is kept in."""
 
     def __init__(self, settings: Profile, rounds: int, quick: bool) -> None:
         self.settings, self.rounds, self.quick = settings, 1 if quick else rounds, quick
-        self.shipped = settings.name == "pocket"  # weights as shipped; else random ones
+        self.do = None if quick else apart
+        self.shipped = settings.name == "pocket"
+        # pocket T5 as shipped, or a T5 of random weights: speed does not hang on what the weights are
+        self.make_model = partial(_load_model, settings, from_scratch=not self.shipped)
         self.folder = runs_folder() / "bench"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.began = time.perf_counter()
@@ -251,12 +332,6 @@ class Bench:
         self.found[part] = value
         write_atomically(self.folder / "bench.json", json.dumps(self.found, indent=1, default=float) + "\n")
 
-    def model(self) -> T5ForConditionalGeneration:
-        """Pocket T5 as shipped, or a T5 of random weights: speed does not hang on what the weights are."""
-        from finetuning.training import load_model
-
-        return load_model(self.settings, from_scratch=not self.shipped, dropout=0.1)  # as every T5 is shipped
-
     def load(self) -> None:
         """Reviews, token ids and the label words."""
         from datasets import disable_progress_bars
@@ -273,7 +348,7 @@ class Bench:
         texts = [clean_text(text) for text in some["text"]]
         self.rows = token_rows(self.tokenizer, texts, prompt=self.settings.prompt, max_length=self.settings.max_length)
         self.lengths = np.array([len(row) for row in self.rows])
-        self.config = self.model().config
+        self.config = self.make_model().config
         self.words = label_ids(self.tokenizer)
         self.answers = self.tokenizer(list(LABEL_WORDS))["input_ids"]
         self.limit = int(self.lengths.max())  # the usual recipe pads to the longest of the reviews
@@ -299,34 +374,31 @@ class Bench:
         if ours.bf16:  # not in the recipe, because the Trainer's checkpoints would not hold the copies
             beside["tried: bf16 weights, fp32 copies for AdamW"] = replace(ours, bf16=False, bf16_weights=True)
         found = train_contenders(
-            self.model, ladder | beside, self.rows, self.labels, self.answers, self.limit,
-            rounds=self.rounds, batches=2 if self.quick else 3, say=self.say,
+            self.make_model, ladder | beside, self.rows, self.labels, self.answers, self.limit, rounds=self.rounds,
+            batches=2 if self.quick else 3, do=self.do, say=lambda line: self.say(f"training, {line}"),
         )  # fmt: skip
-        shares = {name: self._share_of_peak(found[name]) for name in (list(ladder)[-1], *beside)}
+        took = speeds(found)
         longest = sample_batches(self.lengths, BATCH, 2)[0]
-        rows, labels = [self.rows[i] for i in longest], [self.labels[i] for i in longest]
-        chosen = {}
-        for name, recipe in (("usual recipe", ladder["usual recipe"]), ("ours", ours)):
-            one = Training(self.model(), recipe, self.answers, self.limit)
-            with recipes.memory_kept(recipe.keep_memory):
-                one.step(rows, labels)
-                chosen[name] = operator_profile(partial(one.step, rows, labels))
+        pair = [self.rows[i] for i in longest], [self.labels[i] for i in longest]
+        profile = partial(
+            self.do or _here, profile_training, self.make_model, pair=pair, answers=self.answers, limit=self.limit
+        )
         self.keep(
             "training",
             {
-                "factors": factors({name: found[name]["speeds"] for name in ladder}),
-                "beside": factors({name: found[name]["speeds"] for name in ("usual recipe", *beside)})[1:],
-                "reviews_per_round": {name: len(one["widths"]) * BATCH for name, one in found.items()},
-                "share_of_bf16_peak": shares,
-                "profile": chosen,
+                "factors": factors({name: took[name] for name in ladder}),
+                "beside": factors({name: took[name] for name in ("usual recipe", *beside)})[1:],
+                "reviews_per_round": {name: len(rounds[0]["widths"]) * BATCH for name, rounds in found.items()},
+                "share_of_bf16_peak": {name: self._share_of_peak(found[name]) for name in (list(ladder)[-1], *beside)},
+                "profile": {"usual recipe": profile(ladder["usual recipe"]), "ours": profile(ours)},
             },
         )
 
-    def _share_of_peak(self, measured):
+    def _share_of_peak(self, rounds):
         """Operations per second on the wide batches over the peak of bf16 products, update of the weights included."""
         shares = []
-        for seconds in measured["seconds"]:
-            wide = [(width, taken) for width, taken in zip(measured["widths"], seconds, strict=True) if width > LONG]
+        for one in rounds:
+            wide = [(width, taken) for width, taken in zip(one["widths"], one["seconds"], strict=True) if width > LONG]
             if wide:
                 needed = sum(
                     3 * BATCH * recipes.forward_flops(self.config, width, len(self.answers[0])) for width, _ in wide
@@ -336,29 +408,44 @@ class Bench:
 
     def prediction(self) -> None:
         """The ladder of prediction, on a model that has learnt to answer in one word, as a fine-tuned one has."""
-        model = self.model()
+        model = self.make_model()
         training = Training(model, recipes.our_recipe(), self.answers, self.limit)
         for batch in epoch_batches(self.lengths[:160], BATCH, True, 1)[:10]:
             training.step([self.rows[i][-64:] for i in batch], [self.labels[i] for i in batch])
         count = min(len(self.rows), 32 if self.quick else 96)
-        rows = self.rows[:count]
-        found = predict_contenders(model, rows, self.words, self.limit, rounds=self.rounds, say=self.say)
-        last = list(found)[-1]
-        usual = found["usual: generate"]["logits"]
-        answer, batches = found[last]["way"]
-        with recipes.memory_kept(True):
-            shares = operator_profile(lambda: recipes.predict(answer, rows, batches))
+        rows, ways = self.rows[:count], recipes.prediction_ways(model.config)
+        last = list(ways)[-1]
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            make_model = partial(_load_model, replace(self.settings, model=folder, model_revision=None))
+            found = predict_contenders(
+                make_model, ways, rows, self.words, self.limit, rounds=self.rounds, do=self.do,
+                say=lambda line: self.say(f"prediction, {line}"),
+            )  # fmt: skip
+            shares = (self.do or _here)(
+                time_prediction,
+                ways[last],
+                make_model=make_model,
+                rows=rows,
+                words=self.words,
+                limit=self.limit,
+                profiled=True,
+            )["profile"]
+        took = speeds(found)
+        first = {name: rounds[0] for name, rounds in found.items()}
+        usual = first["usual: generate"]
         needed = sum(recipes.forward_flops(model.config, len(row), 1) for row in rows) / count
-        usual_needed = recipes.forward_flops(model.config, self.limit, found["usual: generate"]["tokens_written"])
-        speed, usual_speed = (statistics.median(found[name]["speeds"]) for name in (last, "usual: generate"))
+        usual_needed = recipes.forward_flops(model.config, self.limit, usual["tokens_written"])
+        speed, usual_speed = (statistics.median(took[name]) for name in (last, "usual: generate"))
         self.keep(
             "prediction",
             {
-                "factors": factors({name: one["speeds"] for name, one in found.items()}),
+                "factors": factors(took),
                 "reviews_per_round": count,
-                "tokens_written_by_generate": found["usual: generate"]["tokens_written"],
+                "tokens_written_by_generate": usual["tokens_written"],
                 "same_answers": {
-                    name: float(np.mean(one["logits"].argmax(1) == usual.argmax(1))) for name, one in found.items()
+                    name: float(np.mean(one["logits"].argmax(1) == usual["logits"].argmax(1)))
+                    for name, one in first.items()
                 },
                 "flops_per_review": {"usual": usual_needed, "without padding": needed},
                 "share_of_bf16_peak": needed * speed / self.found["peak"]["bf16"],
@@ -413,7 +500,7 @@ class Bench:
             )
             return growth_exponent(sizes, made)
 
-        model, short = self.model(), self.quick
+        model, short = self.make_model(), self.quick
         sizes = (4, 8, 16) if short else (4, 8, 16, 32)
         found = {"reviews": fit("reviews", sizes, [seconds(model, size, 128) for size in sizes])}
         sizes = (64, 128, 256) if short else (64, 128, 256, 512)
@@ -508,7 +595,7 @@ class Bench:
         self.load()
         parts = [self.peaks, self.training, self.prediction, self.growth, self.data_path, self.start_up, self.course]
         if not self.quick:
-            parts.insert(0, self.accuracy)
+            parts.append(self.accuracy)
         for part in parts:
             part()
         self.keep("minutes", (time.perf_counter() - self.began) / 60)

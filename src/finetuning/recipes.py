@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import platform
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetuning import CourseError
-from finetuning.labels import padded
+from finetuning.labels import by_one_step, length_sorted_batches, padded
 
 if TYPE_CHECKING:
     import torch
@@ -51,12 +52,15 @@ def training_recipes() -> dict[str, Recipe]:
         "fused AdamW": {"fused": True},
         "freed memory kept": {"keep_memory": True},
     }
-    recipes = {"usual recipe": Recipe()}
     if not bf16_is_fast():
         del changes["bf16"]
+    return _ladder({"usual recipe": Recipe()}, changes)
+
+
+def _ladder(steps, changes):
     for name, change in changes.items():
-        recipes[name] = replace(list(recipes.values())[-1], **change)
-    return recipes
+        steps[name] = replace(list(steps.values())[-1], **change)
+    return steps
 
 
 def our_recipe() -> Recipe:
@@ -172,10 +176,11 @@ class Training:
         return loss.item()
 
     def seconds(self, batches: Sequence[tuple[Rows, Sequence[int]]]) -> np.ndarray:
-        """Seconds of a step on each of the batches of (rows, labels), after one on the first, so that memory is there."""
+        """Seconds of a step on each of the batches of (rows, labels), after two on the first, so that memory is there."""
         taken = []
         with memory_kept(self.recipe.keep_memory):
-            self.step(*batches[0])
+            for _ in range(2):
+                self.step(*batches[0])
             for rows, labels in batches:
                 _wait()
                 began = time.perf_counter()
@@ -228,7 +233,64 @@ def matmul_peak(dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]], *, s
     return best
 
 
-# Prediction: each way takes a model and returns a function (rows -> logits of the two label words, shape (reviews, 2)).
+@dataclass(frozen=True)
+class Way:
+    """How a model predicts."""
+
+    one_step: bool = (
+        False  # the label words' logits in the first decoder step; else ``generate`` with its default settings
+    )
+    grouped: bool = False  # batches of similar length, padded to their longest; else all reviews padded to one length
+    bf16: bool = False  # weights in bfloat16
+    keep_memory: bool = False  # freed memory stays with the process
+    packed: bool = False  # no padding at all
+    int8: bool = False  # the encoder's matrices in 8-bit integers
+
+
+def prediction_ways(config: T5Config) -> dict[str, Way]:
+    """The usual way to predict, then one change at a time down to the fastest: a dict of name -> Way.
+
+    Left out is what this machine is not fast at, and what is not written for models of this ``config``.
+    """
+    from finetuning.training import bf16_is_fast
+
+    changes: dict[str, dict[str, Any]] = {
+        "one decoder step": {"one_step": True},
+        "sorted by length": {"grouped": True},
+        "weights in bf16": {"bf16": True},
+        "freed memory kept": {"keep_memory": True},
+        "packed": {"packed": True},
+        "8-bit integers": {"int8": True},
+    }
+    if not bf16_is_fast():
+        del changes["weights in bf16"]
+    if config.is_gated_act:
+        del changes["packed"]
+    if config.is_gated_act or not has_int8():
+        del changes["8-bit integers"]
+    return _ladder({"usual: generate": Way()}, changes)
+
+
+def answer_by(
+    way: Way, model: T5ForConditionalGeneration, words: Sequence[int], limit: int, written: list[int] | None = None
+) -> Callable[[Rows], Tensor]:
+    """A function (rows -> logits of the two label words, shape (reviews, 2)) that answers in this ``way``."""
+    if way.bf16:
+        model = copy.deepcopy(model).bfloat16()
+    if way.packed:
+        return by_packing(model, words, limit, int8=way.int8)
+    if way.one_step:
+        return by_one_step(model, words, None if way.grouped else limit)
+    return by_generate(model, words, limit, written)
+
+
+def prediction_batches(way: Way, lengths: Sequence[int], *, size: int = 16, tokens: int = 2048) -> list[np.ndarray]:
+    """Batches of ``size`` reviews as they come or from long to short, or packed ones of up to so many ``tokens``."""
+    if way.packed:
+        return token_batches(lengths, tokens)
+    if way.grouped:
+        return length_sorted_batches(lengths, size)
+    return np.array_split(np.arange(len(lengths)), -(-len(lengths) // size))
 
 
 def by_generate(
