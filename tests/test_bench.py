@@ -146,6 +146,22 @@ def test_a_wrong_number_of_rounds_is_told():
     assert ended.stderr == "--rounds must be at least 1.\n"
 
 
+def test_each_measurement_has_a_process_of_its_own():
+    assert len({os.getpid(), bench.apart(os.getpid), bench.apart(os.getpid)}) == 3
+
+
+def test_a_killed_measurement_is_told():
+    with pytest.raises(CourseError, match="process was killed"):
+        bench.apart(os._exit, 9)
+
+
+def test_ways_to_predict_make_one_change_each(model):
+    ways = [vars(way) for way in recipes.prediction_ways(model.config).values()]
+    assert all(len(set(a.items()) ^ set(b.items())) == 2 for a, b in itertools.pairwise(ways))
+    model.config.is_gated_act = True
+    assert not any(way.packed for way in recipes.prediction_ways(model.config).values())
+
+
 @pytest.mark.slow
 def test_a_quick_run_measures_everything_and_training_gains(tmp_path):
     began = time.perf_counter()

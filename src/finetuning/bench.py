@@ -138,7 +138,7 @@ def _fresh_processes():
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["finetuning.bench", "finetuning.training", "transformers.models.t5.modeling_t5"])
+    context.set_forkserver_preload(["finetuning.training", "transformers.models.t5.modeling_t5"])
     return context
 
 

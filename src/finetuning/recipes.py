@@ -284,7 +284,7 @@ def answer_by(
     return by_generate(model, words, limit, written)
 
 
-def prediction_batches(way: Way, lengths: Sequence[int], *, size: int = 16, tokens: int = 2048) -> list[np.ndarray]:
+def prediction_batches(way: Way, lengths: Sequence[int], *, size: int = 16, tokens: int = 8192) -> list[np.ndarray]:
     """Batches of ``size`` reviews as they come or from long to short, or packed ones of up to so many ``tokens``."""
     if way.packed:
         return token_batches(lengths, tokens)
@@ -330,7 +330,7 @@ def by_packing(
     config, heads = model.config, model.config.num_heads
     if config.is_gated_act:
         raise CourseError("Packing is written for T5's plain feed-forward layers; this model has gated ones.")
-    project = _int8 if int8 else _plain
+    project, feed_forward = (_int8, _int8_feed_forward) if int8 else (_plain, _plain_feed_forward)
     encoder = []
     for block in model.encoder.block:
         attention, dense = block.layer[0].SelfAttention, block.layer[1].DenseReluDense
@@ -339,34 +339,33 @@ def by_packing(
             (
                 project(joined, block.layer[0].layer_norm),
                 project(attention.o.weight),
-                project(dense.wi.weight, block.layer[1].layer_norm, relu=True),
-                project(dense.wo.weight),
+                feed_forward(dense.wi.weight, dense.wo.weight, block.layer[1].layer_norm),
             )
         )
     first = model.encoder.block[0].layer[0].SelfAttention
     bias = first.compute_bias(longest, longest)[0].to(model.dtype).contiguous()  # (heads, tokens, tokens)
 
-    def attend(joined, length):  # (tokens, 3 x heads x d_kv) -> (tokens, heads x d_kv)
-        q, k, v = joined.view(length, 3, heads, -1).permute(1, 2, 0, 3)
+    def attend(joined, length):  # (tokens, 3 x heads x d_kv) -> (tokens, heads, d_kv)
+        q, k, v = joined.view(length, 3, heads, -1).permute(1, 2, 0, 3).contiguous()
         if model.device.type == "cuda":
             mask = bias[None, :, :length, :length]
-            return (
-                scaled_dot_product_attention(q[None], k[None], v[None], mask, scale=1.0)[0].transpose(0, 1).flatten(1)
-            )
-        scores = torch.bmm(q.contiguous(), k.transpose(1, 2)).add_(bias[:, :length, :length])
-        return torch.bmm(scores.softmax(-1), v).transpose(0, 1).flatten(1)
+            return scaled_dot_product_attention(q[None], k[None], v[None], mask, scale=1.0)[0].transpose(0, 1)
+        scores = torch.baddbmm(bias[:, :length, :length], q, k.transpose(1, 2))
+        return torch.bmm(scores.softmax(-1), v).transpose(0, 1)
 
     def encode(rows):
         lengths = [len(row) for row in rows]
         x = model.shared(torch.cat([torch.tensor(row) for row in rows]).to(model.device))
-        for qkv, o, into, out in encoder:
+        for qkv, o, forward in encoder:
             pieces = qkv(x).split(lengths)
-            x += o(torch.cat([attend(*piece) for piece in zip(pieces, lengths, strict=True)]))
-            x += out(into(x))
+            x += o(torch.cat([attend(*piece) for piece in zip(pieces, lengths, strict=True)]).flatten(1))
+            x += forward(x)
         return model.encoder.final_layer_norm(x).split(lengths)
 
     def answer(rows):
-        reviews = encode(rows)
+        reviews = torch.nn.utils.rnn.pad_sequence(encode(rows), batch_first=True)  # (reviews, tokens, d_model)
+        ends = torch.tensor([len(row) for row in rows], device=model.device)
+        beyond = (torch.arange(reviews.shape[1], device=model.device) >= ends[:, None])[:, None]
         x = model.shared.weight[config.decoder_start_token_id].expand(len(rows), -1)
         for block in model.decoder.block:
             own, cross = block.layer[0].SelfAttention, block.layer[1].EncDecAttention
@@ -374,9 +373,8 @@ def by_packing(
             q = cross.q(block.layer[1].layer_norm(x)).view(len(rows), heads, -1)
             keys, values = (weight.view(heads, config.d_kv, -1) for weight in (cross.k.weight, cross.v.weight))
             asked = torch.einsum("bhd,hdm->bhm", q, keys)
-            summed = torch.stack(
-                [(a @ t.T).float().softmax(-1).to(t.dtype) @ t for a, t in zip(asked, reviews, strict=True)]
-            )
+            scores = torch.bmm(asked, reviews.transpose(1, 2)).float().masked_fill(beyond, -torch.inf)
+            summed = torch.bmm(scores.softmax(-1).to(reviews.dtype), reviews)
             x = x + cross.o(torch.einsum("bhm,hdm->bhd", summed, values).flatten(1))
             x = block.layer[2](x)
         x = model.decoder.final_layer_norm(x)
@@ -386,15 +384,17 @@ def by_packing(
     return answer
 
 
-def _plain(weight, norm=None, *, relu=False):
+def _plain(weight, norm=None):
     """A projection of x, normalized first where ``norm`` is given."""
     from torch.nn.functional import linear
 
-    def product(x):
-        y = linear(x if norm is None else norm(x), weight)
-        return y.relu_() if relu else y
+    return lambda x: linear(x if norm is None else norm(x), weight)
 
-    return product
+
+def _plain_feed_forward(into, out, norm):
+    from torch.nn.functional import linear
+
+    return lambda x: linear(linear(norm(x), into).relu_(), out)
 
 
 def has_int8() -> bool:
@@ -404,40 +404,75 @@ def has_int8() -> bool:
     return not torch.cuda.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
-def _multiply_int8(q, step, zero, packed, scale, dtype, after="none"):
-    """The product of ``step * (q - zero)``, unsigned 8 bits, and a packed 8-bit matrix with one scale per output."""
+def _multiply_int8(q, step, zero, packed, scale, dtype, after="none", made_step=1.0):
+    """The product of ``step * (q - zero)``, unsigned 8 bits, and a packed 8-bit matrix with one scale per output.
+
+    ``dtype``: of the product; unsigned 8 bits again, it counts in units of ``made_step``.
+    """
     import torch
 
     zeros = torch.zeros_like(scale, dtype=torch.int)
-    return torch.ops.onednn.qlinear_pointwise(q, step, zero, packed, scale, zeros, None, 1.0, 0, dtype, after, [], "")
+    return torch.ops.onednn.qlinear_pointwise(
+        q, step, zero, packed, scale, zeros, None, made_step, 0, dtype, after, [], ""
+    )
 
 
-def _int8(weight, norm=None, *, relu=False):
-    """The same with 8-bit weights, one scale per output, and x rounded to 8 bits with one scale per batch.
-
-    The normalization's weights go into the projection's, so that what is left of it is a factor per token, which the rounding
-    multiplies by anyway. Conversions go by 16 bits: PyTorch's direct one is several times slower.
-    """
+def _packed_int8(weight, norm=None):
+    """A matrix rounded to 8 bits, one scale per output; the normalization's own weights go into it, where there are any."""
     import torch
 
     full = weight.float() if norm is None else weight.float() * norm.weight.float()
     scale = full.abs().amax(1) / 127
-    packed = torch.ops.onednn.qlinear_prepack((full / scale[:, None]).round().to(torch.int8), None)
-    after = "relu" if relu else "none"
+    return torch.ops.onednn.qlinear_prepack((full / scale[:, None]).round().to(torch.int8), None), scale
+
+
+def _rounded(x, norm=None):
+    """``x`` in unsigned 8 bits around 128, and the step between them, one for all tokens.
+
+    Of the normalization only the factor per token is left, as its weights went into the matrix. Conversions go by 32 and by
+    16 bits: PyTorch's direct ones are several times slower.
+    """
+    import torch
+
+    full = x.float()
+    if norm is not None:
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
+        full.mul_((length.square() / x.shape[1] + norm.variance_epsilon).rsqrt())
+    low, high = full.aminmax()
+    step = max(high.item(), -low.item(), 1e-9) / 127
+    q = torch.add(torch.tensor([128.5]), full, alpha=1 / step)
+    return q.to(torch.int16).to(torch.uint8), step
+
+
+def _int8(weight, norm=None):
+    """A projection with weights and inputs in 8 bits."""
+    packed, scale = _packed_int8(weight, norm)
 
     def product(x):
-        if norm is not None:
-            length = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)
-            factor = (length.square() / x.shape[1] + norm.variance_epsilon).rsqrt()
-            largest = torch.maximum(x.amax(1), -x.amin(1))
-            zero, step = 128, (largest * factor).max().item() / 127
-            q = (x * (factor / step)[:, None]).add_(128.5)
-        else:
-            low, high = x.aminmax()
-            zero = 0 if low >= 0 else 128  # what comes out of a ReLU uses all 256 steps
-            step = max(high.item() / (254 - zero), -low.item() / 127, 1e-9)  # nothing can wrap around
-            q = (x * (1 / step)).round_().add_(zero)
-        return _multiply_int8(q.to(torch.int16).to(torch.uint8), step, zero, packed, scale, weight.dtype, after)
+        q, step = _rounded(x, norm)
+        return _multiply_int8(q, step, 128, packed, scale, weight.dtype)
+
+    return product
+
+
+def _int8_feed_forward(into, out, norm):
+    """Both projections in 8 bits; what lies between them is rounded as it is computed.
+
+    Its step must therefore be known before: the largest value of the first batch and a quarter more make the 255th step, and
+    what exceeds it later is cut.
+    """
+    import torch
+
+    first, second = _packed_int8(into, norm), _packed_int8(out)
+    steps: list[float] = []
+
+    def product(x):
+        q, step = _rounded(x, norm)
+        if not steps:
+            largest = _multiply_int8(q, step, 128, *first, into.dtype, "relu").max().item()
+            steps.append(max(1.25 * largest / 255, 1e-9))
+        between = _multiply_int8(q, step, 128, *first, torch.uint8, "relu", steps[0])
+        return _multiply_int8(between, steps[0], 0, *second, out.dtype)
 
     return product
 
