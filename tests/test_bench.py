@@ -102,6 +102,16 @@ def test_eight_bits_stay_close(model):
     assert np.abs(eight - exact).max() < 0.05 * exact.std() + 0.05 * np.abs(exact).max()
 
 
+@pytest.mark.skipif(not recipes.has_int8(), reason="this PyTorch has no 8-bit products of oneDNN")
+def test_what_exceeds_the_last_step_is_cut():
+    weights = torch.rand(8, 16, generator=torch.Generator().manual_seed(1)) + torch.arange(8)[:, None] / 8
+    ones = torch.full((3, 16), 200, dtype=torch.uint8)
+    product = recipes._multiply_int8(ones, 0.1, 128, *recipes._packed_int8(weights), torch.uint8, "relu", 0.5)
+    wanted = (7.2 * weights.sum(1) / 0.5).round().clamp(max=255)
+    assert (product.int() - wanted.int()).abs().max() <= 1
+    assert 0 < (product == 255).float().mean() < 1
+
+
 def test_gated_layers_are_refused_in_a_sentence(model):
     model.config.is_gated_act = True
     with pytest.raises(CourseError, match="gated"):

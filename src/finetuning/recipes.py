@@ -464,7 +464,7 @@ def _int8_feed_forward(into, out, norm):
     import torch
 
     first, second = _packed_int8(into, norm), _packed_int8(out)
-    steps: list[float] = []
+    steps = []
 
     def product(x):
         q, step = _rounded(x, norm)
