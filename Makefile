@@ -38,7 +38,7 @@ run: setup  ## run the whole course headless (7 minutes on 2 cores; PROFILE= REV
 test: lint  ## all that CI runs: lint, unit tests, every notebook (45 minutes on 2 cores)
 	@$(BIN)/python -m pytest
 
-quick: lint  ## lint and unit tests, for the edit loop (90 seconds)
+quick: lint  ## lint and unit tests, for the edit loop (4 minutes)
 	@$(BIN)/python -m pytest -m "not slow"
 
 # Each of them is silent when all is well.
