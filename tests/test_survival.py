@@ -71,19 +71,19 @@ def left_behind(runs):
     return found
 
 
-def wait_until(condition, seconds):
+def wait_until(condition, seconds, *, every=0.02):
     ends = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends:
             return False
-        time.sleep(0.002)  # some of what is waited for is there for a moment only
+        time.sleep(every)
     return True
 
 
 def appears(folder, pattern, process):
-    """Wait until a new file of this pattern is there while the process lives; whether it came."""
+    """Wait until a new file of this pattern is there while the process lives; whether it came. Some stay for milliseconds."""
     before = set(folder.glob(pattern))
-    wait_until(lambda: set(folder.glob(pattern)) - before or process.poll() is not None, 200)
+    wait_until(lambda: set(folder.glob(pattern)) - before or process.poll() is not None, 200, every=0.002)
     return process.poll() is None and set(folder.glob(pattern)) - before
 
 
@@ -103,7 +103,7 @@ def unbroken(tmp_path_factory):
 # What a kill waits for, in the order of the run: a pattern under the run's folder, or None for a moment by the clock.
 MOMENTS = (
     "notebooks/01_prepare_data.ipynb",
-    "data/reviews.partial",
+    "data/reviews.partial/**/*.arrow",
     None,
     "scores/zero_shot.json",
     "models/trainer/checkpoints/checkpoint-*/model.safetensors",

@@ -8,7 +8,6 @@ rounds, with the lowest and the highest.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import re
 import statistics
@@ -30,6 +29,7 @@ from finetuning.labels import LABEL_WORDS, by_one_step, label_ids, length_sorted
 from finetuning.plan import FAMILY
 from finetuning.profiles import Profile, choose, describe, this_machine, versions
 from finetuning.recipes import Recipe, Training, Way
+from finetuning.training import load_model, load_tokenizer
 from finetuning.workspace import LESSONS, executed_copy, execution_mark, runs_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
 BATCH = 16
+SHIPPED_DROPOUT = 0.1  # of every T5
 LONG = 200  # tokens; the share of the peak is stated for batches wider than this
 SHAPES = {  # two smaller than t5-small, of the same make; then the family's own
     "tiny": {**FAMILY["google-t5/t5-small"], "num_layers": 4, "d_model": 256, "d_ff": 1024, "num_heads": 4},
@@ -112,6 +113,11 @@ def sample_batches(lengths: np.ndarray, size: int, count: int) -> list[np.ndarra
     return [whole[i] for i in sorted({int(pick) for pick in picks})]
 
 
+def here(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """The result of ``work``, done in this process."""
+    return work(*args, **named)
+
+
 def apart(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
     """The result of ``work``, done in a process of its own that has the libraries loaded and has computed nothing yet.
 
@@ -168,16 +174,15 @@ def train_contenders(
     rounds: int,
     batches: int,
     batch_size: int = BATCH,
-    do: Callable[..., Any] | None = None,
+    do: Callable[..., Any] = here,
     say: Callable[[str], None] = print,
 ) -> dict[str, list[dict]]:
     """What ``time_training`` finds for each recipe, in turn: a dict of name -> one dict per round. Used in lesson 03, too.
 
-    ``do``: calls it; None here and now, ``apart`` in a process of its own.
+    ``do``: ``here``, or ``apart`` for a process of its own each time.
     """
-    measure = partial(do, time_training) if do else time_training
     return _take_turns(
-        measure, contenders, rounds, say, make_model=make_model, rows=rows, labels=labels, answers=answers, limit=limit,
+        partial(do, time_training), contenders, rounds, say, make_model=make_model, rows=rows, labels=labels, answers=answers, limit=limit,
         batches=batches, batch_size=batch_size,
     )  # fmt: skip
 
@@ -215,16 +220,15 @@ def predict_contenders(
     limit: int,
     *,
     rounds: int,
-    do: Callable[..., Any] | None = None,
+    do: Callable[..., Any] = here,
     say: Callable[[str], None] = print,
 ) -> dict[str, list[dict]]:
     """What ``time_prediction`` finds for each way, in turn: a dict of name -> one dict per round. Used in lesson 03, too.
 
     ``do``: as in ``train_contenders``.
     """
-    measure = partial(do, time_prediction) if do else time_prediction
     return _take_turns(
-        measure, contenders, rounds, say, make_model=make_model, rows=rows, words=words, limit=limit
+        partial(do, time_prediction), contenders, rounds, say, make_model=make_model, rows=rows, words=words, limit=limit
     )  # fmt: skip
 
 
@@ -244,7 +248,7 @@ def time_prediction(
     model = make_model().eval()
     written: list[int] = []
     answer = recipes.answer_by(way, model, words, limit, written)
-    batches = recipes.prediction_batches(way, [len(row) for row in rows])
+    batches = recipes.prediction_batches(way, [len(row) for row in rows], BATCH)
     with recipes.memory_kept(way.keep_memory):
         logits, seconds = recipes.predict(answer, rows, batches)
         shares = operator_profile(partial(recipes.predict, answer, rows, batches)) if profiled else {}
@@ -291,25 +295,15 @@ def profile_training(
         return operator_profile(partial(training.step, *pair))
 
 
-def _here(work, *args, **named):
-    return work(*args, **named)
-
-
-def _load_model(settings, *, from_scratch=False):
-    from finetuning.training import load_model
-
-    return load_model(settings, from_scratch=from_scratch, dropout=0.1)  # as every T5 is shipped
-
-
 class Bench:
     """One run of the bench: its settings, what was measured so far, and the folder it is kept in."""
 
     def __init__(self, settings: Profile, rounds: int, quick: bool) -> None:
         self.settings, self.rounds, self.quick = settings, 1 if quick else rounds, quick
-        self.do = None if quick else apart
+        self.do = here if quick else apart
         self.shipped = settings.name == "pocket"
         # pocket T5 as shipped, or a T5 of random weights: speed does not hang on what the weights are
-        self.make_model = partial(_load_model, settings, from_scratch=not self.shipped)
+        self.make_model = partial(load_model, settings, from_scratch=not self.shipped, dropout=SHIPPED_DROPOUT)
         self.folder = runs_folder() / "bench"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.began = time.perf_counter()
@@ -338,7 +332,6 @@ class Bench:
 
         disable_progress_bars()
         from finetuning.data import clean_text, load_reviews
-        from finetuning.training import load_tokenizer
 
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.settings)
         self.splits: DatasetDict = load_reviews(self.settings.reviews, self.settings.reviews_revision)
@@ -380,9 +373,7 @@ class Bench:
         took = speeds(found)
         longest = sample_batches(self.lengths, BATCH, 2)[0]
         pair = [self.rows[i] for i in longest], [self.labels[i] for i in longest]
-        profile = partial(
-            self.do or _here, profile_training, self.make_model, pair=pair, answers=self.answers, limit=self.limit
-        )
+        profile = partial(self.do, profile_training, self.make_model, pair=pair, answers=self.answers, limit=self.limit)
         self.keep(
             "training",
             {
@@ -417,12 +408,14 @@ class Bench:
         last = list(ways)[-1]
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            make_model = partial(_load_model, replace(self.settings, model=folder, model_revision=None))
+            make_model = partial(
+                load_model, replace(self.settings, model=folder, model_revision=None), dropout=SHIPPED_DROPOUT
+            )
             found = predict_contenders(
                 make_model, ways, rows, self.words, self.limit, rounds=self.rounds, do=self.do,
                 say=lambda line: self.say(f"prediction, {line}"),
             )  # fmt: skip
-            shares = (self.do or _here)(
+            shares = self.do(
                 time_prediction,
                 ways[last],
                 make_model=make_model,
@@ -613,7 +606,6 @@ def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -
     import torch
 
     from finetuning.data import clean, load_reviews
-    from finetuning.training import load_model, load_tokenizer
 
     splits = clean(load_reviews(pocket.reviews))
     tokenizer = load_tokenizer(pocket)
@@ -627,7 +619,7 @@ def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -
     result: dict[str, Any] = {"n_test": len(truth), "n_train": len(labels)}
     for name, recipe in (("usual", Recipe()), ("ours", recipes.our_recipe())):
         torch.manual_seed(seed)
-        model = load_model(pocket, dropout=0.1)
+        model = load_model(pocket, dropout=SHIPPED_DROPOUT)
         steps = -(-len(labels) // pocket.batch_size) * pocket.epochs
         training = Training(model, recipe, answers, max(lengths), learning_rate=pocket.learning_rate, steps=steps)
         began = time.perf_counter()
@@ -639,9 +631,9 @@ def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -
         result[name] = float(np.mean(logits.argmax(1) == truth))
         say(f"accuracy, seed {seed}: {name:5} {result[name]:.4f} in {time.perf_counter() - began:.0f} s")
     result["int8"], result["same_answers_int8"] = result["ours"], 1.0
-    if recipes.has_int8():
-        answer = recipes.by_packing(copy.deepcopy(model).bfloat16(), words, max(ends), int8=True)
-        eight, _ = recipes.predict(answer, rows["test"], recipes.token_batches(ends, 2048))
+    if way := recipes.prediction_ways(model.config).get("8-bit integers"):
+        answer = recipes.answer_by(way, model, words, max(ends))
+        eight, _ = recipes.predict(answer, rows["test"], recipes.prediction_batches(way, ends, BATCH))
         result["int8"] = float(np.mean(eight.argmax(1) == truth))
         result["same_answers_int8"] = float(np.mean(eight.argmax(1) == logits.argmax(1)))
     return result

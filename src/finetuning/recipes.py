@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import T5Config, T5ForConditionalGeneration
 
+PACK = 8192  # tokens; more of them at once no longer gained speed
 Rows = Sequence[Sequence[int]]  # token ids of each review, end token included
 
 
@@ -237,9 +238,7 @@ def matmul_peak(dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]], *, s
 class Way:
     """How a model predicts."""
 
-    one_step: bool = (
-        False  # the label words' logits in the first decoder step; else ``generate`` with its default settings
-    )
+    one_step: bool = False  # the logits of the first decoder step; else ``generate`` with its default settings
     grouped: bool = False  # batches of similar length, padded to their longest; else all reviews padded to one length
     bf16: bool = False  # weights in bfloat16
     keep_memory: bool = False  # freed memory stays with the process
@@ -284,10 +283,10 @@ def answer_by(
     return by_generate(model, words, limit, written)
 
 
-def prediction_batches(way: Way, lengths: Sequence[int], *, size: int = 16, tokens: int = 8192) -> list[np.ndarray]:
-    """Batches of ``size`` reviews as they come or from long to short, or packed ones of up to so many ``tokens``."""
+def prediction_batches(way: Way, lengths: Sequence[int], size: int) -> list[np.ndarray]:
+    """Batches of ``size`` reviews as they come or from long to short, or packed ones of up to ``PACK`` tokens."""
     if way.packed:
-        return token_batches(lengths, tokens)
+        return token_batches(lengths, PACK)
     if way.grouped:
         return length_sorted_batches(lengths, size)
     return np.array_split(np.arange(len(lengths)), -(-len(lengths) // size))
