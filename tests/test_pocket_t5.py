@@ -18,7 +18,7 @@ from finetuning import pretrain
 from finetuning.data import clean_text
 from finetuning.labels import label_ids, score_labels
 from finetuning.profiles import POCKET_REVIEWS, POCKET_T5
-from finetuning.teacher import Teacher
+from finetuning.teacher import FOLDS, Teacher
 
 
 @pytest.fixture(scope="module")
@@ -151,19 +151,23 @@ def test_the_teacher_judges_passages_of_reviews_it_has_not_seen(pocket):
         "of",
         "and",
     ]
-    labels = rng.permutation(np.arange(200) % 2)
-    texts = [" ".join([*rng.choice(words, 20), ("awful", "great")[label], *rng.choice(words, 20)]) for label in labels]
+    labels = rng.permutation(np.arange(600) % 2)
+    texts = [
+        " ".join([*rng.choice(words, 20), ".", *rng.choice(words, 9), ("awful", "great")[label], *rng.choice(words, 9)])
+        for label in labels
+    ]
     rows = [np.array(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     teacher = Teacher(rows, labels, tokenizer)
-    judged = np.array([teacher.probability(row, i) for i, row in enumerate(rows)])
-    assert ((judged > 0.5) == labels).mean() > 0.95
-    praise, blame = (np.array(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("great", "awful"))
-    assert teacher.probability(praise, 0) > 0.6 and teacher.probability(blame, 0) < 0.4
-    # labels without any rhyme or reason: whoever had seen them would know them by heart
-    random = rng.permutation(labels)
+    assert ((teacher.probabilities(rows, np.arange(600)) > 0.5) == labels).mean() > 0.95
+    said = [np.array(ids) for ids in tokenizer(["great", "awful"], add_special_tokens=False)["input_ids"]]
+    for review in range(FOLDS):
+        praise, blame = teacher.probabilities(said, np.array([review, review]))
+        assert praise > 0.6 and blame < 0.4
+    # labels without any rhyme or reason: only who has seen them can know some of them
+    random, own = rng.permutation(labels), np.arange(600)
     teacher = Teacher(rows, random, tokenizer)
-    judged = np.array([teacher.probability(row, i) for i, row in enumerate(rows)])
-    assert ((judged > 0.5) == random).mean() < 0.65
+    unseen, seen = (((teacher.probabilities(rows, of) > 0.5) == random).mean() for of in (own, own + 1))
+    assert unseen < 0.6 and seen > 0.7
 
 
 @pytest.mark.slow

@@ -54,12 +54,12 @@ SHAPE: dict[str, Any] = {
     "dropout_rate": 0.1,
 }
 # length of the passages in tokens -> share of the supervised batches
-PASSAGES = {32: 0.25, 64: 0.25, 128: 0.2, 256: 0.15, 508: 0.15}
+PASSAGES = {32: 0.4, 64: 0.3, 128: 0.15, 256: 0.05, 508: 0.1}
 SENTENCES = 64  # passages up to this length begin and, where they can, end with a sentence
-TEACHER_SHARE = 0.7  # of the target, the rest is the label of the review
-TOKENS_PER_BATCH = 8192
+TEACHER_SHARE = 0.8  # of the target, the rest is the label of the review
+TOKENS_PER_BATCH = 4096
 SPAN_LENGTHS = (16, 32, 64, 128)  # tokens of the passages with gaps, each as often as the others
-SPAN_TOKENS = 2048
+SPAN_TOKENS = 1024
 FOLLOWS_SHARE = 1 / 16
 TOKENS_HIDDEN = 0.1  # supervised inputs: share of tokens replaced by <unk>, a cheap stand-in for dropout
 
@@ -221,6 +221,8 @@ class Passages:
         inputs = np.full((count, length), PAD, dtype=np.int64)
         targets = np.full((count, 3), EOS, dtype=np.int64)
         weights = np.ones(count, dtype=np.float32)
+        judged: dict[int, np.ndarray] = {}
+        reviews = np.zeros(count, dtype=np.int64)
         for i in range(count):
             if rng.random() < FOLLOWS_SHARE:
                 half = (length - len(self.follows) - 2) // 2
@@ -228,15 +230,18 @@ class Passages:
                 text, prefix = np.concatenate([a, [EOS], b]), self.follows
                 answer, contrary = self.yes_no[follows], self.yes_no[1 - follows]
             else:
-                which = rng.integers(len(self.rows))
+                reviews[i] = which = rng.integers(len(self.rows))
                 text = self._passage(rng, which, length - len(self.sentiment) - 1)
                 (contrary, answer), prefix = self.answers, self.sentiment
-                judged = self.teacher.probability(text, int(which))
-                weights[i] = TEACHER_SHARE * judged + (1 - TEACHER_SHARE) * self.labels[which]
+                judged[i] = text
             text = np.where(rng.random(len(text)) < TOKENS_HIDDEN, UNK, text)
             whole = np.concatenate([prefix, text, [EOS]])
             inputs[i, : len(whole)] = whole
             targets[i] = answer, EOS, contrary
+        if judged:
+            of = reviews[list(judged)]
+            positive = self.teacher.probabilities(list(judged.values()), of)
+            weights[list(judged)] = TEACHER_SHARE * positive + (1 - TEACHER_SHARE) * self.labels[of]
         return inputs, targets, weights
 
     def _passage(self, rng, which, length):
@@ -414,6 +419,8 @@ def pretrain(
     """
     import torch
 
+    from finetuning.training import bf16_is_fast
+
     work, out = Path(work), Path(out)
     work.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -434,9 +441,9 @@ def pretrain(
         if isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0
     model.train()
-    # The model computes in bfloat16; the optimizer steps fp32 masters of its weights.
+    # The model computes in bfloat16 where that is fast; the optimizer steps fp32 masters of its weights.
     masters = [p.detach().clone().float().requires_grad_() for p in model.parameters()]
-    model.to(torch.bfloat16)
+    model.to(torch.bfloat16 if bf16_is_fast() else torch.float32)
     matrices = [p for p in masters if p.ndim > 1]
     scales = [p for p in masters if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
