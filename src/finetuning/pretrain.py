@@ -54,7 +54,7 @@ SHAPE: dict[str, Any] = {
     "dropout_rate": 0.1,
 }
 # length of the passages in tokens -> share of the supervised batches
-PASSAGES = {32: 0.4, 64: 0.3, 128: 0.15, 256: 0.05, 508: 0.1}
+PASSAGES = {32: 0.6, 64: 0.2, 128: 0.05, 256: 0.05, 508: 0.1}
 SENTENCES = 64  # passages up to this length begin and, where they can, end with a sentence
 TEACHER_SHARE = 0.8  # of the target, the rest is the label of the review
 TOKENS_PER_BATCH = 4096
