@@ -220,9 +220,8 @@ class Passages:
         count = min(TOKENS_PER_BATCH // length, 160)
         inputs = np.full((count, length), PAD, dtype=np.int64)
         targets = np.full((count, 3), EOS, dtype=np.int64)
-        weights = np.ones(count, dtype=np.float32)
-        judged: dict[int, np.ndarray] = {}
-        reviews = np.zeros(count, dtype=np.int64)
+        texts = []
+        reviews = np.full(count, -1)  # -1: two passages, which have no label
         for i in range(count):
             if rng.random() < FOLLOWS_SHARE:
                 half = (length - len(self.follows) - 2) // 2
@@ -233,16 +232,14 @@ class Passages:
                 reviews[i] = which = rng.integers(len(self.rows))
                 text = self._passage(rng, which, length - len(self.sentiment) - 1)
                 (contrary, answer), prefix = self.answers, self.sentiment
-                judged[i] = text
+            texts.append(text)
             text = np.where(rng.random(len(text)) < TOKENS_HIDDEN, UNK, text)
             whole = np.concatenate([prefix, text, [EOS]])
             inputs[i, : len(whole)] = whole
             targets[i] = answer, EOS, contrary
-        if judged:
-            of = reviews[list(judged)]
-            positive = self.teacher.probabilities(list(judged.values()), of)
-            weights[list(judged)] = TEACHER_SHARE * positive + (1 - TEACHER_SHARE) * self.labels[of]
-        return inputs, targets, weights
+        positive = self.teacher.probabilities(texts, reviews)
+        judged = TEACHER_SHARE * positive + (1 - TEACHER_SHARE) * self.labels[reviews]
+        return inputs, targets, np.where(reviews < 0, 1, judged).astype(np.float32)
 
     def _passage(self, rng, which, length):
         """The end (20 %), the beginning (30 %) or any other place (50 %) of a review; short ones in whole sentences."""
