@@ -93,7 +93,7 @@ def test_every_way_gives_the_scores_of_the_first_step_of_generate(model):
         assert np.allclose(fast, slow, atol=1e-4)
 
 
-@pytest.mark.skipif(not recipes.has_int8(), reason="this PyTorch has no 8-bit products of oneDNN")
+@pytest.mark.skipif(not recipes.has_int8(), reason="no right 8-bit products of oneDNN here")
 def test_eight_bits_stay_close(model):
     packs = recipes.token_batches([len(row) for row in ROWS], 80)
     low = copy.deepcopy(model).bfloat16()
@@ -102,7 +102,7 @@ def test_eight_bits_stay_close(model):
     assert np.abs(eight - exact).max() < 0.05 * exact.std() + 0.05 * np.abs(exact).max()
 
 
-@pytest.mark.skipif(not recipes.has_int8(), reason="this PyTorch has no 8-bit products of oneDNN")
+@pytest.mark.skipif(not recipes.has_int8(), reason="no right 8-bit products of oneDNN here")
 def test_what_exceeds_the_last_step_is_cut():
     weights = torch.rand(8, 16, generator=torch.Generator().manual_seed(1)) + torch.arange(8)[:, None] / 8
     ones = torch.full((3, 16), 200, dtype=torch.uint8)

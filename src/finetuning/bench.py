@@ -29,7 +29,7 @@ from finetuning.labels import LABEL_WORDS, by_one_step, label_ids, length_sorted
 from finetuning.plan import FAMILY
 from finetuning.profiles import Profile, choose, describe, this_machine, versions
 from finetuning.recipes import Recipe, Training, Way
-from finetuning.training import load_model, load_tokenizer
+from finetuning.training import bf16_is_fast, load_model, load_tokenizer
 from finetuning.workspace import LESSONS, executed_copy, execution_mark, runs_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -101,6 +101,11 @@ def tell_factors(rows: list[dict]) -> str:
     if lost:
         lines.append(f"Slower in every round, here: {', '.join(lost)}.")
     return "\n".join(lines)
+
+
+def _best(found):
+    """The type whose peak counts: bf16, or fp32 on a machine that is not fast at bf16."""
+    return "bf16" if "bf16" in found["peak"] else "fp32"
 
 
 def sample_batches(lengths: np.ndarray, size: int, count: int) -> list[np.ndarray]:
@@ -352,7 +357,7 @@ class Bench:
 
         config = self.config
         shapes = [(2048, 2048, 2048), (4096, config.d_model, config.d_ff), (4096, config.d_ff, config.d_model)]
-        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
+        kinds = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if bf16_is_fast() else {})
         peaks = {name: recipes.matmul_peak(kind, shapes) for name, kind in kinds.items()}
         if recipes.has_int8():
             peaks["int8"] = recipes.matmul_peak(torch.int8, shapes)
@@ -380,13 +385,13 @@ class Bench:
                 "factors": factors({name: took[name] for name in ladder}),
                 "beside": factors({name: took[name] for name in ("usual recipe", *beside)})[1:],
                 "reviews_per_round": {name: len(rounds[0]["widths"]) * BATCH for name, rounds in found.items()},
-                "share_of_bf16_peak": {name: self._share_of_peak(found[name]) for name in (list(ladder)[-1], *beside)},
+                "share_of_peak": {name: self._share_of_peak(found[name]) for name in (list(ladder)[-1], *beside)},
                 "profile": {"usual recipe": profile(ladder["usual recipe"]), "ours": profile(ours)},
             },
         )
 
     def _share_of_peak(self, rounds):
-        """Operations per second on the wide batches over the peak of bf16 products, update of the weights included."""
+        """Operations per second on the wide batches over the peak of matrix products, update of the weights included."""
         shares = []
         for one in rounds:
             wide = [(width, taken) for width, taken in zip(one["widths"], one["seconds"], strict=True) if width > LONG]
@@ -394,7 +399,7 @@ class Bench:
                 needed = sum(
                     3 * BATCH * recipes.forward_flops(self.config, width, len(self.answers[0])) for width, _ in wide
                 )
-                shares.append(needed / sum(taken for _, taken in wide) / self.found["peak"]["bf16"])
+                shares.append(needed / sum(taken for _, taken in wide) / self.found["peak"][_best(self.found)])
         return spread(shares) if shares else None
 
     def prediction(self) -> None:
@@ -441,7 +446,7 @@ class Bench:
                     for name, one in first.items()
                 },
                 "flops_per_review": {"usual": usual_needed, "without padding": needed},
-                "share_of_bf16_peak": needed * speed / self.found["peak"]["bf16"],
+                "share_of_peak": needed * speed / self.found["peak"][_best(self.found)],
                 "usual_share_of_fp32_peak": usual_needed * usual_speed / self.found["peak"]["fp32"],
                 "ten_times_would_need": 10 * usual_speed * needed,
                 "profile": {last: shares},
@@ -729,17 +734,20 @@ def table(found: dict) -> str:
     ]
     told = [
         f"{name} {share['median']:.0%} ({share['low']:.0%}-{share['high']:.0%})"
-        for name, share in training["share_of_bf16_peak"].items()
+        for name, share in training["share_of_peak"].items()
         if share
     ]
     if told:
-        lines += [f"Share of the bf16 peak on batches over {LONG} tokens, padding counted: {', '.join(told)}.", ""]
+        lines += [
+            f"Share of the {_best(found)} peak on batches over {LONG} tokens, padding counted: {', '.join(told)}.",
+            "",
+        ]
     lines += [f"Time by operator, {name}: {_shares(shares)}." for name, shares in training["profile"].items()]
     lines += ["", "## Prediction", *_ladder(prediction["factors"]), ""]
     lines.append(
         f"`generate` wrote {prediction['tokens_written_by_generate']:.1f} tokens per review. Answers as the usual way gives them: "
         + ", ".join(f"{name} {share:.0%}" for name, share in prediction["same_answers"].items())
-        + f". The last way computes at {prediction['share_of_bf16_peak']:.0%} of the bf16 peak, counted as the unpacked model would."
+        + f". The last way computes at {prediction['share_of_peak']:.0%} of the {_best(found)} peak, counted as the unpacked model would."
     )
     lines.append(
         f"The usual way computes at {prediction['usual_share_of_fp32_peak']:.0%} of the fp32 peak. Ten times its speed, without padding, "

@@ -397,10 +397,19 @@ def _plain_feed_forward(into, out, norm):
 
 
 def has_int8() -> bool:
-    """Whether PyTorch's oneDNN multiplies 8-bit integers here; it pays where the processor has AVX-512 VNNI or AMX."""
+    """Whether PyTorch's oneDNN multiplies 8-bit integers here, and rightly.
+
+    A processor without VNNI or AMX adds two products in 16 bits and cuts what does not fit (oneDNN's developer guide, "Nuances
+    of int8 computations"); the largest integers show it.
+    """
     import torch
 
-    return not torch.cuda.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    if torch.cuda.is_available() or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        return False
+    packed = torch.ops.onednn.qlinear_prepack(torch.full((64, 64), 127, dtype=torch.int8), None)
+    largest = torch.full((64, 64), 255, dtype=torch.uint8)
+    product = _multiply_int8(largest, 1.0, 0, packed, torch.ones(64), torch.float32)
+    return bool((product == 64 * 255 * 127).all())
 
 
 def _multiply_int8(q, step, zero, packed, scale, dtype, after="none", made_step=1.0):
