@@ -31,7 +31,7 @@ $(VENV)/installed: $(REQUIREMENTS) pyproject.toml
 
 setup: $(VENV)/installed  ## set up .venv (2-5 minutes, once; the other commands do it by themselves)
 
-run: setup  ## run the whole course headless (7 minutes on 2 cores; PROFILE= REVIEWS= BASE_MODEL= LIMIT= SEED= RUN= FRESH=1)
+run: setup  ## run the whole course headless (7 minutes on 2 cores with bfloat16, 17 without; PROFILE= REVIEWS= BASE_MODEL= LIMIT= SEED= RUN= FRESH=1)
 	@$(BIN)/python -m finetuning run --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)") \
 	  $(if $(LIMIT),--limit "$(LIMIT)") $(if $(SEED),--seed "$(SEED)") $(if $(RUN),--name "$(RUN)") $(if $(FRESH),--fresh)
 
