@@ -27,7 +27,7 @@ def finetuning(*arguments, runs, **environment):
         env={**os.environ, "FINETUNING_RUNS": str(runs), **environment},
         capture_output=True,
         text=True,
-        timeout=1500,
+        timeout=3600,  # a guard against hanging; a slow processor takes a third of it for the whole course
     )
 
 
