@@ -62,7 +62,8 @@ def training(
     defaults below: ``steps`` (optimizer steps), ``micro_batch`` (reviews per rank and micro-batch), ``accumulation``
     (micro-batches per step), ``save`` (gather the weights and score the test reviews), ``save_steps`` (write a checkpoint
     every so many steps, and resume from the last whole one), ``shape`` (values of a T5Config: a model of random weights
-    instead of the profile's), ``die_at`` (kill every rank before this step, to practise resuming).
+    instead of the profile's), ``tokens`` (cut each review after so many), ``die_at`` (kill every rank before
+    this step, to practise resuming).
     """
     settings = workspace.settings
     if deepspeed is not None and not str(deepspeed).endswith(".json"):
@@ -82,6 +83,7 @@ def training(
         "accumulation": 2,
         "learning_rate": settings.learning_rate,
         "shape": None,
+        "tokens": None,
         "save": False,
         "save_steps": 0,
         "seed": settings.seed,
