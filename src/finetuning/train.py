@@ -93,7 +93,9 @@ def train(training: dict) -> dict:
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
     rows = load_from_disk(training["reviews"])["train"].select_columns(["input_ids", "labels"])
     if training["tokens"]:
-        rows = rows.map(lambda row: {"input_ids": row["input_ids"][: training["tokens"]]}, keep_in_memory=True)
+        rows = rows.with_transform(
+            lambda some: some | {"input_ids": [ids[: training["tokens"]] for ids in some["input_ids"]]}
+        )
     watch = Watch(training)
     offloads = training["deepspeed"] and "offload_optimizer" in Path(training["deepspeed"]).read_text()
     cpu_adam = built_cpu_adam() if offloads else None
