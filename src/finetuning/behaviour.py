@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TOLERANCE = 0.1  # how far a probability may move against the change before it counts (Ribeiro et al. 2020, section 2)
+PRAISE, BLAME = "I loved it and recommend it to everyone.", "I hated it and recommend it to nobody."
 PIECES = 150  # parts in which a review is covered up; the words of a longer one are covered several at a time
 
 
@@ -34,6 +35,18 @@ def with_typo(text: str, rng: np.random.Generator) -> str | None:
         return None
     place = int(rng.choice(places))
     return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
+
+
+def plain_praise() -> list[str]:
+    """Thirty small sentences of praise: "The acting was good." and its like."""
+    things = ("acting", "story", "music", "script", "ending")
+    words = ("good", "great", "funny", "moving", "convincing", "clever")
+    return [f"The {thing} was {word}." for thing in things for word in words]
+
+
+def negated(text: str) -> str:
+    """A sentence of ``plain_praise`` with a "not" in it."""
+    return text.replace(" was ", " was not ")
 
 
 def difference(before: str, after: str, width: int = 60) -> tuple[str, ...]:
