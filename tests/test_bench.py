@@ -106,7 +106,7 @@ def test_eight_bits_stay_close(model):
 def test_what_exceeds_the_last_step_is_cut():
     weights = torch.rand(8, 16, generator=torch.Generator().manual_seed(1)) + torch.arange(8)[:, None] / 8
     ones = torch.full((3, 16), 200, dtype=torch.uint8)
-    product = recipes._multiply_int8(ones, 0.1, 128, *recipes._packed_int8(weights), torch.uint8, "relu", 0.5)
+    product = recipes._multiply_int8(ones, 0.1, 128, recipes._packed_int8(weights), torch.uint8, "relu", 0.5)
     wanted = (7.2 * weights.sum(1) / 0.5).round().clamp(max=255)
     assert (product.int() - wanted.int()).abs().max() <= 1
     assert 0 < (product == 255).float().mean() < 1

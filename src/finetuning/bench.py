@@ -155,7 +155,7 @@ def _fresh_processes():
 
 def _take_turns(measure, contenders, rounds, say, **settings):
     """Every contender once per round: a dict of name -> what ``measure`` found, one dict per round."""
-    found = {name: [] for name in contenders}
+    found: dict[str, list[dict]] = {name: [] for name in contenders}
     for turn in range(rounds):
         for name, contender in contenders.items():
             found[name].append(measure(contender, **settings))

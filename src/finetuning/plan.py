@@ -366,7 +366,7 @@ def _advice(row, gpus):
 def _way_out(model, shape, gpus, card, setting):
     """The sentence for a model that fits no way: what the least demanding way needs, and what would help."""
     needs = {way: sum(needed_bytes(shape, way, gpus, 1, **setting)[0].values()) for way in WAYS}
-    way = min(needs, key=needs.get)
+    way = min(needs, key=lambda name: needs[name])
     least = needs[way]
     helps = [f"cards of {math.ceil((least + CONTEXT_BYTES) / (1 - FRAGMENTED) / 1e9)} GB"]
     usable = card * (1 - FRAGMENTED) - CONTEXT_BYTES

@@ -32,7 +32,7 @@ class Row(NamedTuple):
     """A review of a file: ``place`` to name it by ("line 7"), and its text, or what is wrong with it."""
 
     place: str
-    text: str = ""
+    text: object = ""
     problem: str = ""
 
 

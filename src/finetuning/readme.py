@@ -189,15 +189,18 @@ def course_seconds(run: str) -> float | None:
 
 def _profile(profile):
     results, seconds = read_results(profile.name), course_seconds(profile.name)
-    measured = results is not None and seconds is not None and not results["run"]["limit"]
+    whole, peak = MISSING, MISSING
+    if results is not None and seconds is not None and not results["run"]["limit"]:
+        whole = f"{_duration(seconds)} ({caption(results).split(', ')[-1]})"
+        peak = _peak(results["rows"])
     gpu = f"{profile.device_memory} GiB of GPU memory; the network once"
     return (
         f"`{profile.name}`",
         describe(profile.model),
         describe(profile.reviews),
         gpu if profile.device_memory else "no GPU, no network",
-        f"{_duration(seconds)} ({caption(results).split(', ')[-1]})" if measured else MISSING,
-        _peak(results["rows"]) if measured else MISSING,
+        whole,
+        peak,
     )
 
 

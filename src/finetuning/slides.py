@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetuning import CourseError
 from finetuning.classroom import FOLDED, lesson_with_outputs
 from finetuning.profiles import ASSETS
 from finetuning.workspace import LESSONS, home, write_atomically
@@ -66,7 +67,10 @@ def make_slides(folder: Path, run: str) -> list[Path]:
 
 def _copy_reveal(folder):
     """reveal.js out of the package sphinx-revealjs, which ships it; the package itself is not imported."""
-    source = Path(find_spec("sphinx_revealjs").submodule_search_locations[0]) / "_static" / "revealjs"
+    package = find_spec("sphinx_revealjs")
+    if package is None or package.submodule_search_locations is None:
+        raise CourseError("The slides need sphinx-revealjs, which holds reveal.js; run make setup.")
+    source = Path(package.submodule_search_locations[0]) / "_static" / "revealjs"
     for name in ("LICENSE", *NEEDED):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -191,8 +195,10 @@ def _first_sentences(paragraph, words):
 
 def _table(lines):
     """A table in pieces that fit on one slide, each with the head line."""
-    head, rows, part, filled = lines[:2], lines[2:], [], 40
-    for row in rows:
+    head = lines[:2]
+    part: list[str] = []
+    filled = 40
+    for row in lines[2:]:
         height = _lines(row, 115) * 32 + 9
         if filled + height > ROOM - 120:
             yield "\n".join([*head, *part]), filled
@@ -209,8 +215,9 @@ def _lines(text, width):
 
 def _picture_height(block):
     """The height of a picture on the slide: as wide as the slide, at most 400 pixels high."""
-    svg = (home() / "notebooks" / re.search(r"\]\((.*?)\)", block)[1]).read_text()
-    width, height = (float(number) for number in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    address = re.findall(r"\]\((.*?)\)", block)[0]
+    svg = (home() / "notebooks" / address).read_text()
+    width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
     return min(400, height * 1.34, 1190 * height / width)
 
 
