@@ -15,7 +15,9 @@ from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5Config, T5ForConditionalGeneration
 
-from finetuning import CourseError, bench, data, labels, recipes
+from authoring.bench import bench
+from finetuning import CourseError, data, labels
+from finetuning.speed import recipes
 
 WORDS, ANSWERS = [11, 12], [[11, 1], [12, 1]]
 RNG = np.random.default_rng(1)
@@ -150,7 +152,7 @@ def test_too_few_reviews_are_told():
 
 def test_a_wrong_number_of_rounds_is_told():
     ended = subprocess.run(
-        [sys.executable, "-m", "finetuning.bench", "--rounds", "0"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "authoring", "bench", "--rounds", "0"], cwd=ROOT, capture_output=True, text=True
     )
     assert ended.returncode == 1
     assert ended.stderr == "--rounds must be at least 1.\n"
@@ -176,7 +178,7 @@ def test_ways_to_predict_make_one_change_each(model):
 def test_a_quick_run_measures_everything_and_training_gains(tmp_path):
     began = time.perf_counter()
     ended = subprocess.run(
-        [sys.executable, "-m", "finetuning.bench", "--quick"],
+        [sys.executable, "-m", "authoring", "bench", "--quick"],
         cwd=ROOT, env={**os.environ, "FINETUNING_RUNS": str(tmp_path)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

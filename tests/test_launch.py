@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from finetuning import CourseError, launch
+from finetuning import CourseError
+from finetuning.distributed import launch
 from finetuning.profiles import choose
 from finetuning.workspace import Workspace
 

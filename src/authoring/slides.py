@@ -1,4 +1,4 @@
-"""The lessons as slides: ``make slides`` (``python -m finetuning.slides [run]``).
+"""The lessons as slides: ``make slides`` (``python -m authoring slides [run]``).
 
 reveal.js through nbconvert, made from the very notebooks by their cells' ``slideshow`` metadata, with the outputs of a run
 where there is one. A slide shows the heart of a text; the whole text is in the speaker's notes (key S), with the time.
@@ -13,20 +13,19 @@ import math
 import re
 import shutil
 import struct
-import sys
 import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from authoring.classroom import FOLDED, lesson_with_outputs
 from finetuning import CourseError
-from finetuning.classroom import FOLDED, lesson_with_outputs
-from finetuning.profiles import ASSETS
 from finetuning.workspace import LESSONS, home, write_atomically
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+TEMPLATES = Path(__file__).parent / "assets" / "nbconvert"
 ROOM = 610  # pixels of a slide's height that may be filled
 MINUTES = re.compile(r"^\*(\d+) minutes?\*$", re.MULTILINE)
 NEEDED = (
@@ -43,7 +42,7 @@ def make_slides(folder: Path, run: str) -> list[Path]:
     from nbconvert import SlidesExporter
 
     exporter = SlidesExporter(
-        template_name="course", extra_template_basedirs=[str(ASSETS / "nbconvert")], reveal_url_prefix="reveal",
+        template_name="course", extra_template_basedirs=[str(TEMPLATES)], reveal_url_prefix="reveal",
         reveal_theme="white", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True,
     )  # fmt: skip
     _copy_reveal(folder / "reveal")
@@ -291,6 +290,7 @@ def _shorten(text, lines=18, width=104):
     return wrapped if len(wrapped) <= lines else [*wrapped[: lines - 1], f"... ({len(wrapped) - lines + 1} more lines)"]
 
 
-if __name__ == "__main__":
-    for path in make_slides(home() / "build" / "slides", sys.argv[1] if len(sys.argv) > 1 else "pocket"):
+def main(arguments: list[str]) -> None:
+    """Make the decks in ``build/slides/``, with the outputs of the run that is named (else ``pocket``)."""
+    for path in make_slides(home() / "build" / "slides", *(arguments or ["pocket"])):
         print(path)

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from finetuning import CourseError
+from finetuning.distributed.zero import check_configuration, configuration_file
 from finetuning.training import last_whole_checkpoint
 from finetuning.workspace import write_atomically
-from finetuning.zero import check_configuration, configuration_file
 
 if TYPE_CHECKING:
     from finetuning.workspace import Workspace
@@ -57,7 +57,7 @@ WAYS_OUT = (
 def training(
     workspace: Workspace, name: str, *, deepspeed: str | Path | None = None, bf16: bool = False, **options: Any
 ) -> dict:
-    """What ``finetuning.train`` needs for one training, as a dict; its files go to ``models/<name>`` of the run.
+    """What ``finetuning.distributed.train`` needs for one training, as a dict; its files go to ``models/<name>`` of the run.
 
     ``deepspeed`` names one of the course's configurations or a JSON file; None: the plain Trainer. ``options`` replace the
     defaults below: ``steps`` (optimizer steps), ``micro_batch`` (reviews per rank and micro-batch), ``accumulation``
@@ -141,7 +141,7 @@ def run(
 
 def command(launcher: str, config: str | Path, ranks: int, port: int = 29531) -> list[list[str]]:
     """The commands that ``run`` starts, as lists of words: what you would type into a terminal."""
-    script = ["-m", "finetuning.train", str(config)]
+    script = ["-m", "finetuning.distributed.train", str(config)]
     if launcher == "python":
         return [[sys.executable, *script]]
     torchrun = [sys.executable, "-m", "torch.distributed.run"]

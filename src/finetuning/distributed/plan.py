@@ -195,7 +195,7 @@ def state_bytes(parameters: int, largest: int, way: str, gpus: int) -> tuple[dic
     cut into components by us. They leave out communication buckets (small in the course's configurations), the
     parameters that stage 3 keeps for reuse (stage3_max_live_parameters), and gradients on their way to offload.
     """
-    from finetuning.zero import import_deepspeed
+    from finetuning.distributed.zero import import_deepspeed
 
     import_deepspeed()
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetuning.judge import framed, one_length, train_judge
-from finetuning.passages import SHORT, Passages
-from finetuning.pieces import EOS, PAD, SENTINELS, WHOLE_WORDS, build_tokenizer, choose_pieces
+from authoring.pocket.judge import framed, one_length, train_judge
+from authoring.pocket.passages import SHORT, Passages
+from authoring.pocket.pieces import EOS, PAD, SENTINELS, WHOLE_WORDS, build_tokenizer, choose_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
