@@ -55,22 +55,22 @@ latest:  ## make test on the newest version of every library, in build/latest (5
 	@$(MAKE) --no-print-directory test VENV=build/latest REQUIREMENTS=build/requirements.txt
 
 bench: setup  ## measure the speed claims side by side, in runs/bench/ (25 minutes; PROFILE= REVIEWS= BASE_MODEL=)
-	@$(BIN)/python -m finetuning.bench --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)")
+	@$(BIN)/python -m authoring bench --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)")
 
 lab: setup  ## open JupyterLab on the lessons (10 seconds)
 	@$(BIN)/jupyter lab notebooks
 
 figures: setup  ## draw the figures in img/ anew (10 seconds)
-	@$(BIN)/python -m finetuning.figures
+	@$(BIN)/python -m authoring figures
 
 slides: setup  ## the lessons as slides, in build/slides/, with the outputs of the last run (20 seconds; RUN=)
-	@$(BIN)/python -m finetuning.slides $(or $(RUN),$(PROFILE))
+	@$(BIN)/python -m authoring slides $(or $(RUN),$(PROFILE))
 
 learner: setup  ## copies for a class and a zip of each, in build/learner/ and build/instructor/ (10 seconds; RUN=)
-	@$(BIN)/python -m finetuning.classroom $(or $(RUN),$(PROFILE))
+	@$(BIN)/python -m authoring learner $(or $(RUN),$(PROFILE))
 
 readme: setup  ## fill README.md with the numbers of the last make run (10 seconds)
-	@$(BIN)/python -m finetuning.readme
+	@$(BIN)/python -m authoring readme
 
 clean:  ## remove runs/, build/ and caches; .venv stays (a second)
 	@rm -rf runs build .pytest_cache .ruff_cache .mypy_cache

@@ -15,7 +15,9 @@ from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5Config, T5ForConditionalGeneration
 
-from finetuning import CourseError, bench, data, labels, recipes
+from authoring.bench import bench
+from finetuning import CourseError, data, labels
+from finetuning.speed import recipes
 
 WORDS, ANSWERS = [11, 12], [[11, 1], [12, 1]]
 RNG = np.random.default_rng(1)
@@ -106,7 +108,7 @@ def test_eight_bits_stay_close(model):
 def test_what_exceeds_the_last_step_is_cut():
     weights = torch.rand(8, 16, generator=torch.Generator().manual_seed(1)) + torch.arange(8)[:, None] / 8
     ones = torch.full((3, 16), 200, dtype=torch.uint8)
-    product = recipes._multiply_int8(ones, 0.1, 128, *recipes._packed_int8(weights), torch.uint8, "relu", 0.5)
+    product = recipes._multiply_int8(ones, 0.1, 128, recipes._packed_int8(weights), torch.uint8, "relu", 0.5)
     wanted = (7.2 * weights.sum(1) / 0.5).round().clamp(max=255)
     assert (product.int() - wanted.int()).abs().max() <= 1
     assert 0 < (product == 255).float().mean() < 1
@@ -150,7 +152,7 @@ def test_too_few_reviews_are_told():
 
 def test_a_wrong_number_of_rounds_is_told():
     ended = subprocess.run(
-        [sys.executable, "-m", "finetuning.bench", "--rounds", "0"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "authoring", "bench", "--rounds", "0"], cwd=ROOT, capture_output=True, text=True
     )
     assert ended.returncode == 1
     assert ended.stderr == "--rounds must be at least 1.\n"
@@ -176,7 +178,7 @@ def test_ways_to_predict_make_one_change_each(model):
 def test_a_quick_run_measures_everything_and_training_gains(tmp_path):
     began = time.perf_counter()
     ended = subprocess.run(
-        [sys.executable, "-m", "finetuning.bench", "--quick"],
+        [sys.executable, "-m", "authoring", "bench", "--quick"],
         cwd=ROOT, env={**os.environ, "FINETUNING_RUNS": str(tmp_path)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 
 from finetuning import CourseError, plots
-from finetuning.behaviour import (
+from finetuning.evaluation.behaviour import (
     MarkedText,
     difference,
     failure_table,
@@ -19,7 +19,7 @@ from finetuning.behaviour import (
     turned,
     with_typo,
 )
-from finetuning.compare import (
+from finetuning.evaluation.compare import (
     SMALL,
     calibration_error,
     calibration_verdict,

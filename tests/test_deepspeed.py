@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
-from finetuning import CourseError, launch, zero
+from finetuning import CourseError
+from finetuning.distributed import launch, zero
 from finetuning.labels import LABEL_WORDS, score_labels
 from finetuning.profiles import choose
 from finetuning.training import last_whole_checkpoint, load_model, load_tokenizer
@@ -211,7 +212,7 @@ def test_two_nodes_with_networks_of_their_own(workspace, trained, two_nodes, tmp
         environment = os.environ | {"GLOO_SOCKET_IFNAME": f"ft{rank}", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
         agents.append(
             subprocess.Popen(
-                ["ip", "netns", "exec", name, *words, "-m", "finetuning.train", str(config)],
+                ["ip", "netns", "exec", name, *words, "-m", "finetuning.distributed.train", str(config)],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -238,7 +239,7 @@ def processes_with(text):
 
 LONG = """
 import sys
-from finetuning import launch
+from finetuning.distributed import launch
 from finetuning.profiles import choose
 from finetuning.workspace import Workspace
 workspace = Workspace("ds", choose(base_model=sys.argv[1]))

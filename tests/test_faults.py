@@ -18,15 +18,18 @@ from test_data import WRONG
 from test_hub import ANSWERS, hub, load, worker  # noqa: F401  (the last three are fixtures)
 from test_survival import none_outlives_its_test, start, wait_until  # noqa: F401  (the first is a fixture)
 
-from finetuning import CourseError, launch, readme, ship, zero
+from authoring import readme
+from finetuning import CourseError
 from finetuning.__main__ import main
-from finetuning.compare import paired
-from finetuning.course import only_run, run_course
+from finetuning.course.course import only_run, run_course
 from finetuning.data import load_reviews, padded_tokens, save_splits
+from finetuning.distributed import launch, zero
+from finetuning.distributed.plan import plan
+from finetuning.evaluation.compare import paired
 from finetuning.labels import label_ids
-from finetuning.plan import plan
-from finetuning.predict import predict_file
 from finetuning.profiles import choose
+from finetuning.shipping import ship
+from finetuning.shipping.predict import predict_file
 from finetuning.training import load_model, load_tokenizer, resume_point
 from finetuning.workspace import Workspace, seal, write_atomically
 
@@ -295,10 +298,7 @@ def _(world):
 
 @fault("readme: no run yet", "run make run first")
 def _(world):
-    try:
-        readme.main()
-    except SystemExit as said:
-        return str(said)
+    readme.main([])
 
 
 def of_the_hub(status, way):

@@ -6,9 +6,9 @@ import matplotlib
 import numpy as np
 from conftest import ROOT
 
+from authoring.figures import draw
+from authoring.readme import PICTURE
 from finetuning import plots
-from finetuning.figures import draw
-from finetuning.readme import PICTURE
 
 matplotlib.use("agg")
 

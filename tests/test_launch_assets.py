@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from finetuning import launch, zero
+from finetuning.distributed import launch, zero
 from finetuning.profiles import ASSETS
 
 FOLDER = ASSETS / "launch"
@@ -87,7 +87,7 @@ def test_the_commands_in_the_hostfile_are_ones_deepspeed_takes():
     for command in commands:
         parsed = parse_args(command.split())
         assert (parsed.hostfile, parsed.module) == ("hostfile", True)
-        assert (parsed.user_script, parsed.user_args) == ("finetuning.train", ["train.json"])
+        assert (parsed.user_script, parsed.user_args) == ("finetuning.distributed.train", ["train.json"])
     assert (parsed.no_ssh, parsed.node_rank, parsed.master_addr) == (True, 0, "node-a")
 
 
@@ -109,7 +109,7 @@ def test_the_slurm_script_is_bash_and_asks_for_what_it_starts(slurm):
     assert done.returncode == 0, done.stderr
     *srun, command = said
     assert srun == ["--kill-on-bad-exit=1"]
-    words, script = command.split(" -m finetuning.train ")
+    words, script = command.split(" -m finetuning.distributed.train ")
     assert words.startswith("python -m torch.distributed.run ") and script == "some where/train.json"
     assert options([words]) == {
         "nnodes": "2", "nproc_per_node": "4", "rdzv_id": "1234567", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:24567",
@@ -150,7 +150,7 @@ def test_the_manifest_is_a_pytorchjob():
         assert cores // int(asked["nproc_per_node"]) == int(container["env"][0]["value"])
         mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert set(mounted) == {volume["name"] for volume in one["template"]["spec"]["volumes"]}
-        assert container["command"][-3:-1] == ["-m", "finetuning.train"]
+        assert container["command"][-3:-1] == ["-m", "finetuning.distributed.train"]
         assert container["command"][-1].startswith(mounted["course"])
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from finetuning import CourseError
-from finetuning.plan import (
+from finetuning.distributed.plan import (
     FAMILY,
     WAYS,
     activation_bytes,
@@ -20,8 +20,8 @@ from finetuning.plan import (
     state_bytes,
     t5_shape,
 )
+from finetuning.distributed.zero import configuration, import_deepspeed
 from finetuning.profiles import POCKET_T5, PROFILES
-from finetuning.zero import configuration, import_deepspeed
 
 SMALL = {
     "vocab_size": 500, "d_model": 64, "d_kv": 16, "d_ff": 160, "num_layers": 3, "num_heads": 4,
@@ -185,7 +185,7 @@ def test_one_gpu_takes_what_a_plain_training_holds():
     with torch.autocast("cpu", torch.bfloat16):
         model(**batch).loss.backward()
     optimizer.step()
-    from finetuning.zero import held_bytes
+    from finetuning.distributed.zero import held_bytes
 
     counted = sum(held_bytes(model, optimizer).values())
     copies = 2 * model.num_parameters()

@@ -5,7 +5,7 @@ from statistics import median
 
 import pytest
 
-from finetuning import corpus
+from authoring.pocket import corpus
 from finetuning.profiles import POCKET_REVIEWS
 from finetuning.workspace import fill_block
 

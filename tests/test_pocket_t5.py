@@ -14,10 +14,10 @@ import torch
 from conftest import IMDB, ROOT, needs_imdb
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from finetuning import judge, pieces, pretrain
+from authoring.pocket import judge, pieces, pretrain
+from authoring.pocket.passages import Passages
 from finetuning.data import clean_text
 from finetuning.labels import label_ids, score_labels
-from finetuning.passages import Passages
 from finetuning.profiles import POCKET_REVIEWS, POCKET_T5
 
 
@@ -285,7 +285,7 @@ def test_two_rebuilds_agree_and_an_interrupted_one_too(tmp_path):
 SMALL = """
 import os
 from pathlib import Path
-from finetuning import judge, pieces, pretrain
+from authoring.pocket import judge, pieces, pretrain
 pieces.judge_folder = lambda: Path(os.environ["JUDGE"])
 pretrain.HELD_OUT, pretrain.JUDGE_STEPS, pretrain.ROUND, pretrain.SAVE_EVERY, pretrain.TOKENS_PER_BATCH = 10, 8, 4, 1, 512
 pretrain.SPAN_TOKENS, judge.TOKENS_PER_BATCH, judge.SAVE_EVERY, judge.SAY_EVERY = 256, 512, 2, 2

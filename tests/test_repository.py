@@ -17,8 +17,9 @@ import yaml
 from conftest import NOTEBOOKS, ROOT
 
 import finetuning
-from finetuning import CourseError, first_cell, readme
-from finetuning.course import LEAVES
+from authoring import first_cell, readme
+from finetuning import CourseError
+from finetuning.course.course import LEAVES
 from finetuning.profiles import PROFILES
 from finetuning.workspace import LESSONS, digest, file_digest, fill_block, home, seal, with_digest
 
@@ -156,8 +157,8 @@ def test_what_a_run_did_not_measure_is_said_not_guessed(measured, runs):
 
 
 def test_without_a_run_or_a_mark_a_sentence_says_so():
-    with pytest.raises(SystemExit, match="run make run first"):
-        readme.main()
+    with pytest.raises(CourseError, match="run make run first"):
+        readme.main([])
     with pytest.raises(CourseError, match="lost the marks"):
         fill_block("<!-- a: begin (b) -->", "a", "content", "b")
 

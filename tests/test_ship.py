@@ -23,12 +23,13 @@ import yaml
 from conftest import ROOT, finetuning
 from datasets import Dataset, DatasetDict
 
-from finetuning import CourseError, predict, ship
+from finetuning import CourseError
 from finetuning.data import LONGEST, clean_text
 from finetuning.labels import LABEL_WORDS, score_labels
 from finetuning.metrics import measure
-from finetuning.predict import predict_file
 from finetuning.profiles import POCKET_REVIEWS, POCKET_T5, choose
+from finetuning.shipping import predict, ship
+from finetuning.shipping.predict import predict_file
 from finetuning.workspace import Workspace
 
 SETTINGS = replace(choose(), max_length=32)
@@ -334,7 +335,7 @@ def cpu_and_wall():
 def test_the_pipeline_scores_as_the_lessons_do(folder):
     from transformers import pipeline
 
-    from finetuning.review_pipeline import TASK
+    from finetuning.shipping.review_pipeline import TASK
 
     texts = ["good", "a   bad<br />film, " * 40, "neither good nor bad"]
     ask = pipeline(TASK, model=str(folder))
@@ -431,7 +432,7 @@ def test_the_card_holds_the_runs_numbers_and_survives_the_librarys_strict_readin
 def test_the_lines_in_the_card_give_the_pipelines_answer(folder, splits):
     from transformers import pipeline
 
-    from finetuning.review_pipeline import TASK
+    from finetuning.shipping.review_pipeline import TASK
 
     text = card_of(splits, max_length=32)[0].text
     lines = text.split("```python\n")[1].split("```")[0]

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from conftest import NOTEBOOKS, ROOT
 
-from finetuning import classroom, slides
+from authoring import classroom, slides
 from finetuning.workspace import LESSONS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -179,7 +179,7 @@ def test_instructors_get_solutions_outputs_and_notes(tmp_path, runs):
 
 
 def test_the_report_keeps_solutions_folded_and_holds_the_pictures(runs):
-    from finetuning.course import write_report
+    from finetuning.course.course import write_report
     from finetuning.profiles import choose
     from finetuning.workspace import Workspace
 

@@ -22,7 +22,7 @@ from finetuning.workspace import LESSONS, CourseError, Workspace, damage, seal
 PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background hands down its deafness
-from finetuning import course
+from finetuning.course import course
 course.LESSONS = course.LESSONS[: int(sys.argv.pop(1))]
 course.run_course.__kwdefaults__["lessons"] = course.LESSONS
 from finetuning.__main__ import main
@@ -170,7 +170,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("what", DAMAGES)
 def test_damage_is_noticed_and_the_lesson_run_again(what, unbroken, tmp_path, capsys, monkeypatch):
-    from finetuning import course
+    from finetuning.course import course
 
     name, lesson, words = DAMAGES[what]
     shutil.copytree(unbroken / "pocket", tmp_path / "pocket")
@@ -192,7 +192,7 @@ def test_damage_is_noticed_and_the_lesson_run_again(what, unbroken, tmp_path, ca
 
 
 def test_damaged_results_are_put_aside_and_everything_is_run_again(unbroken, tmp_path, capsys, monkeypatch):
-    from finetuning import course
+    from finetuning.course import course
 
     shutil.copytree(unbroken / "pocket", tmp_path / "pocket")
     monkeypatch.setenv("FINETUNING_RUNS", str(tmp_path))
@@ -251,7 +251,7 @@ def small_course(folder, code):
 
 DISTRIBUTED = """
 from datasets import Dataset
-from finetuning import launch
+from finetuning.distributed import launch
 from finetuning.data import save_splits
 from finetuning.profiles import choose
 from finetuning.workspace import Workspace
@@ -293,7 +293,7 @@ def test_an_interrupt_in_a_training_stops_the_kernel(tmp_path):
 
 
 def test_full_memory_names_the_setting_to_change(tmp_path, monkeypatch):
-    from finetuning.course import run_course
+    from finetuning.course.course import run_course
 
     monkeypatch.chdir(small_course(tmp_path / "course", "import torch\ntorch.empty(10**15)"))
     with pytest.raises(CourseError, match=r"the memory is full; set LIMIT= .*batch_size.*run the same command again"):

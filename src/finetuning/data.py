@@ -80,8 +80,8 @@ def _split_files(folder):
             files[name] = found[0]
     if "train" not in files:
         kinds = ", ".join(f"train{suffix}" for suffix in FORMATS)
-        found = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
-        raise CourseError(f"{folder} holds {found}; expected is a file of training reviews there ({kinds}).")
+        names = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
+        raise CourseError(f"{folder} holds {names}; expected is a file of training reviews there ({kinds}).")
     return files
 
 

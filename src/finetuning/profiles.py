@@ -12,8 +12,6 @@ ASSETS = Path(__file__).parent / "assets"
 POCKET_T5 = ASSETS / "pocket_t5"
 POCKET_REVIEWS = ASSETS / "pocket_reviews"
 
-IMDB = {"reviews": "stanfordnlp/imdb", "reviews_revision": "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"}
-
 
 @dataclass(frozen=True)
 class Profile:
@@ -39,12 +37,13 @@ class Profile:
         return asdict(self)
 
 
-def _t5(name, size, revision, batch_size, learning_rate, device_memory):
+def _t5(size: str, revision: str, batch_size: int, learning_rate: float, device_memory: int) -> Profile:
     return Profile(
-        name=name,
+        name=size,
         model=f"google-t5/t5-{size}",
         model_revision=revision,
-        **IMDB,
+        reviews="stanfordnlp/imdb",
+        reviews_revision="e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
         prompt="sst2 sentence: {text}",  # T5 met sentiment under this prefix (Raffel et al. 2020, appendix D)
         max_length=512,
         epochs=2,
@@ -72,11 +71,11 @@ PROFILES = {
             scratch_learning_rate=1e-3,
             device_memory=0,
         ),
-        _t5("small", "small", "df1b051c49625cf57a3d0d8d3863ed4d13564fe4", 32, 5e-4, 8),
-        _t5("base", "base", "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1", 16, 3e-4, 16),
-        _t5("large", "large", "150ebc2c4b72291e770f58e6057481c8d2ed331a", 8, 1e-4, 40),
-        _t5("3b", "3b", "bed96aab9ee46012a5046386105ee5fd0ac572f0", 4, 1e-4, 80),
-        _t5("11b", "11b", "90f37703b3334dfe9d2b009bfcbfbf1ac9d28ea3", 1, 1e-4, 640),
+        _t5("small", "df1b051c49625cf57a3d0d8d3863ed4d13564fe4", 32, 5e-4, 8),
+        _t5("base", "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1", 16, 3e-4, 16),
+        _t5("large", "150ebc2c4b72291e770f58e6057481c8d2ed331a", 8, 1e-4, 40),
+        _t5("3b", "bed96aab9ee46012a5046386105ee5fd0ac572f0", 4, 1e-4, 80),
+        _t5("11b", "90f37703b3334dfe9d2b009bfcbfbf1ac9d28ea3", 1, 1e-4, 640),
     )
 }
 

@@ -36,9 +36,10 @@ def exercise(*hints: str) -> Callable:
                 return
             try:
                 said = look(answer)
-            except Exception as mistake:
-                if not isinstance(mistake, Mistake):  # an answer of a kind that nobody thought of
-                    mistake = f"what your answer returned cannot be read ({type(mistake).__name__}: {mistake})."
+            except Exception as error:
+                mistake = str(error)
+                if not isinstance(error, Mistake):  # an answer of a kind that nobody thought of
+                    mistake = f"what your answer returned cannot be read ({type(error).__name__}: {error})."
                 _wrong[name] += 1
                 print(f"Not yet: {mistake}")
                 if _wrong[name] > 1:
@@ -49,7 +50,7 @@ def exercise(*hints: str) -> Callable:
                 _wrong.pop(name, None)
                 print(f"Right. {said}")
 
-        check.hints = hints
+        vars(check)["hints"] = hints  # for the tests
         return check
 
     return decorate

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetuning.pieces import UNK, name_of
+from authoring.pocket.pieces import UNK, name_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

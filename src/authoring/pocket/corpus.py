@@ -1,4 +1,4 @@
-"""What Pocket Reviews is made of, computed: ``python -m finetuning.corpus`` writes the figures into its data card.
+"""What Pocket Reviews is made of, computed: ``python -m authoring cards`` writes the figures into its data card.
 
 The same functions are the checks that ``make test`` runs over the data set.
 """
@@ -17,7 +17,7 @@ from finetuning.workspace import fill_block, write_atomically
 
 SPLITS = ("train", "validation", "test")
 TRAITS = ("plain", "negation", "contrast", "irony", "comparison", "mixed_aspects", "understatement", "reported_opinion")
-COMMAND = "python -m finetuning.corpus"
+COMMAND = "python -m authoring cards"
 
 
 def read_reviews(folder: Path = POCKET_REVIEWS) -> list[dict]:
@@ -160,7 +160,8 @@ def _line(name, reviews, holds):
     return f"| {name} | " + " | ".join(f"{counts[split]:,}" for split in SPLITS) + f" | {sum(counts.values()):,} |"
 
 
-if __name__ == "__main__":
+def fill_card() -> None:
+    """Write the figures of the data set into its card."""
     path = POCKET_REVIEWS / "README.md"
     card = path.read_text(encoding="utf-8")
     write_atomically(path, fill_block(card, "figures", card_figures(read_reviews()), COMMAND))

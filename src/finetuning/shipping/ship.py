@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from finetuning.profiles import Profile
-    from finetuning.review_pipeline import ReviewPipeline
+    from finetuning.shipping.review_pipeline import ReviewPipeline
     from finetuning.workspace import Workspace
 
 USAGE = "finetuning.json"

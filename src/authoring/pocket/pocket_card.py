@@ -1,17 +1,16 @@
-"""Measure pocket T5 for its model card: ``python -m finetuning.pocket_card --source <folder of IMDb's halves>``.
+"""Measure pocket T5 for its model card: ``python -m authoring cards --source <folder of IMDb's halves>``.
 
 Runs the course's own lessons 01 to 03 for five seeds, scores the 25,000 IMDb test reviews with the model as it is shipped, asks the
 fine-tuned models lesson 05's negated sentences, and writes the figures into the card. It takes half an hour on two cores; finished
 runs (``runs/card-1`` ...) are used again.
 """
 
-import argparse
 import json
 
 import numpy as np
 
-from finetuning import behaviour
-from finetuning.compare import kept_answers, paired
+from finetuning.evaluation import behaviour
+from finetuning.evaluation.compare import kept_answers, paired
 from finetuning.profiles import POCKET_T5, choose, this_machine
 from finetuning.workspace import LESSONS, Workspace, fill_block, runs_folder, write_atomically
 
@@ -45,7 +44,7 @@ def as_shipped_on_imdb(source: str) -> dict:
 
 def fine_tuned_on_pocket_reviews() -> list[Workspace]:
     """The course's runs, one per seed, with lessons 01 to 03 done."""
-    from finetuning.course import run_course
+    from finetuning.course.course import run_course
 
     return [run_course("pocket", seed=seed, name=f"card-{seed}", lessons=LESSONS[1:4]) for seed in SEEDS]
 
@@ -118,21 +117,10 @@ def card_figures(imdb: dict, runs: list[Workspace]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line of ``python -m finetuning.pocket_card``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m finetuning.pocket_card", description="Measure pocket T5 for its card."
-    )
-    parser.add_argument(
-        "--source", required=True, help="folder with IMDb's train.parquet and test.parquet, or the Hub id"
-    )
-    source = parser.parse_args(arguments).source
+def fill_card(source: str) -> None:
+    """Measure, and write the figures into the model's card; ``source``: IMDb's two halves, a folder or the Hub id."""
     card = POCKET_T5 / "README.md"
     figures = card_figures(as_shipped_on_imdb(source), fine_tuned_on_pocket_reviews())
     text = card.read_text(encoding="utf-8")
-    write_atomically(card, fill_block(text, "figures", figures, "python -m finetuning.pocket_card"))
+    write_atomically(card, fill_block(text, "figures", figures, "python -m authoring cards --source IMDB"))
     print(f"\n{figures}\n\nwritten to {card}")
-
-
-if __name__ == "__main__":
-    main()

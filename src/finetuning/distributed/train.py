@@ -1,4 +1,4 @@
-"""Lesson 04: the script that a launcher starts once per device: ``python -m finetuning.train CONFIG.json``.
+"""Lesson 04: the script that a launcher starts once per device: ``python -m finetuning.distributed.train CONFIG.json``.
 
 CONFIG.json holds one training or a list of trainings, as ``launch.training`` writes them. Each rank writes what it measured
 to ``rank<N>.json`` in the training's folder; rank 0 prints the progress. The same file serves one process, two on a laptop
@@ -77,9 +77,9 @@ def train(training: dict) -> dict:
     )
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+    from finetuning.distributed.zero import built_cpu_adam, import_deepspeed, innermost
     from finetuning.profiles import Profile, peak_memory
     from finetuning.training import label_token_loss, last_whole_checkpoint, load_model, load_tokenizer
-    from finetuning.zero import built_cpu_adam, import_deepspeed, innermost
 
     quiet_libraries()
     settings = Profile(**training["settings"])
@@ -196,7 +196,7 @@ class Watch:
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        from finetuning.zero import own_step_counters
+        from finetuning.distributed.zero import own_step_counters
 
         own_step_counters(self.trainer.optimizer)
 
@@ -213,7 +213,7 @@ class Watch:
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step == min(COUNT_AT, state.max_steps - 1) and self.bytes is None:
-            from finetuning.zero import held_bytes
+            from finetuning.distributed.zero import held_bytes
 
             self.bytes = held_bytes(self.trainer.model_wrapped, self.trainer.optimizer)
 
@@ -314,7 +314,9 @@ PROGRESS = 1
 def main(arguments: list[str] | None = None) -> int:
     """Command line: one JSON file. ``--local_rank`` is what the ``deepspeed`` launcher adds; the environment says the same."""
     global PROGRESS
-    parser = argparse.ArgumentParser(prog="python -m finetuning.train", description="One rank of a training.")
+    parser = argparse.ArgumentParser(
+        prog="python -m finetuning.distributed.train", description="One rank of a training."
+    )
     parser.add_argument("config", help="JSON file with a training, or a list of them")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -336,7 +338,7 @@ def main(arguments: list[str] | None = None) -> int:
     import transformers.models.t5.modeling_t5
     import transformers.trainer_seq2seq  # noqa: F401
 
-    from finetuning.zero import import_deepspeed
+    from finetuning.distributed.zero import import_deepspeed
 
     import_deepspeed()
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (every engine imports it; it takes two seconds)

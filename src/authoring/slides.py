@@ -1,4 +1,4 @@
-"""The lessons as slides: ``make slides`` (``python -m finetuning.slides [run]``).
+"""The lessons as slides: ``make slides`` (``python -m authoring slides [run]``).
 
 reveal.js through nbconvert, made from the very notebooks by their cells' ``slideshow`` metadata, with the outputs of a run
 where there is one. A slide shows the heart of a text; the whole text is in the speaker's notes (key S), with the time.
@@ -13,19 +13,19 @@ import math
 import re
 import shutil
 import struct
-import sys
 import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetuning.classroom import FOLDED, lesson_with_outputs
-from finetuning.profiles import ASSETS
+from authoring.classroom import FOLDED, lesson_with_outputs
+from finetuning import CourseError
 from finetuning.workspace import LESSONS, home, write_atomically
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+TEMPLATES = Path(__file__).parent / "assets" / "nbconvert"
 ROOM = 610  # pixels of a slide's height that may be filled
 MINUTES = re.compile(r"^\*(\d+) minutes?\*$", re.MULTILINE)
 NEEDED = (
@@ -42,7 +42,7 @@ def make_slides(folder: Path, run: str) -> list[Path]:
     from nbconvert import SlidesExporter
 
     exporter = SlidesExporter(
-        template_name="course", extra_template_basedirs=[str(ASSETS / "nbconvert")], reveal_url_prefix="reveal",
+        template_name="course", extra_template_basedirs=[str(TEMPLATES)], reveal_url_prefix="reveal",
         reveal_theme="white", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True,
     )  # fmt: skip
     _copy_reveal(folder / "reveal")
@@ -66,7 +66,10 @@ def make_slides(folder: Path, run: str) -> list[Path]:
 
 def _copy_reveal(folder):
     """reveal.js out of the package sphinx-revealjs, which ships it; the package itself is not imported."""
-    source = Path(find_spec("sphinx_revealjs").submodule_search_locations[0]) / "_static" / "revealjs"
+    package = find_spec("sphinx_revealjs")
+    if package is None or package.submodule_search_locations is None:
+        raise CourseError("The slides need sphinx-revealjs, which holds reveal.js; run make setup.")
+    source = Path(package.submodule_search_locations[0]) / "_static" / "revealjs"
     for name in ("LICENSE", *NEEDED):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -191,8 +194,10 @@ def _first_sentences(paragraph, words):
 
 def _table(lines):
     """A table in pieces that fit on one slide, each with the head line."""
-    head, rows, part, filled = lines[:2], lines[2:], [], 40
-    for row in rows:
+    head = lines[:2]
+    part: list[str] = []
+    filled = 40
+    for row in lines[2:]:
         height = _lines(row, 115) * 32 + 9
         if filled + height > ROOM - 120:
             yield "\n".join([*head, *part]), filled
@@ -209,8 +214,9 @@ def _lines(text, width):
 
 def _picture_height(block):
     """The height of a picture on the slide: as wide as the slide, at most 400 pixels high."""
-    svg = (home() / "notebooks" / re.search(r"\]\((.*?)\)", block)[1]).read_text()
-    width, height = (float(number) for number in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    address = re.findall(r"\]\((.*?)\)", block)[0]
+    svg = (home() / "notebooks" / address).read_text()
+    width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
     return min(400, height * 1.34, 1190 * height / width)
 
 
@@ -284,6 +290,7 @@ def _shorten(text, lines=18, width=104):
     return wrapped if len(wrapped) <= lines else [*wrapped[: lines - 1], f"... ({len(wrapped) - lines + 1} more lines)"]
 
 
-if __name__ == "__main__":
-    for path in make_slides(home() / "build" / "slides", sys.argv[1] if len(sys.argv) > 1 else "pocket"):
+def main(arguments: list[str]) -> None:
+    """Make the decks in ``build/slides/``, with the outputs of the run that is named (else ``pocket``)."""
+    for path in make_slides(home() / "build" / "slides", *(arguments or ["pocket"])):
         print(path)

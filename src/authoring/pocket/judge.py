@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetuning import pieces
-from finetuning.passages import SHORT, Passages
-from finetuning.pieces import EOS, PAD, judge_rows
+from authoring.pocket import pieces
+from authoring.pocket.passages import SHORT, Passages
+from authoring.pocket.pieces import EOS, PAD, judge_rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

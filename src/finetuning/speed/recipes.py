@@ -19,7 +19,7 @@ from finetuning.labels import by_one_step, length_sorted_batches, padded
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import T5Config, T5ForConditionalGeneration
 
 PACK = 8192  # tokens; more of them at once no longer gained speed
@@ -221,7 +221,7 @@ def matmul_peak(dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]], *, s
         if dtype == torch.int8:
             packed = torch.ops.onednn.qlinear_prepack(right.to(dtype), None)
             integers = left.mul(20).to(dtype).view(torch.uint8)
-            multiply = partial(_multiply_int8, integers, 1.0, 128, packed, torch.ones(n), torch.bfloat16)
+            multiply = partial(_multiply_int8, integers, 1.0, 128, (packed, torch.ones(n)), torch.bfloat16)
         else:
             multiply = partial(torch.nn.functional.linear, left.to(dtype), right.to(dtype))
         taken: list[float] = []
@@ -408,24 +408,33 @@ def has_int8() -> bool:
         return False
     packed = torch.ops.onednn.qlinear_prepack(torch.full((64, 64), 127, dtype=torch.int8), None)
     largest = torch.full((64, 64), 255, dtype=torch.uint8)
-    product = _multiply_int8(largest, 1.0, 0, packed, torch.ones(64), torch.float32)
+    product = _multiply_int8(largest, 1.0, 0, (packed, torch.ones(64)), torch.float32)
     return bool((product == 64 * 255 * 127).all())
 
 
-def _multiply_int8(q, step, zero, packed, scale, dtype, after="none", made_step=1.0):
-    """The product of ``step * (q - zero)``, unsigned 8 bits, and a packed 8-bit matrix with one scale per output.
+def _multiply_int8(
+    q: Tensor,
+    step: float,
+    zero: int,
+    matrix: tuple[Tensor, Tensor],
+    dtype: torch.dtype,
+    after: str = "none",
+    made_step: float = 1.0,
+) -> Tensor:
+    """The product of ``step * (q - zero)``, unsigned 8 bits, and a ``matrix`` in 8 bits: packed, and one scale per output.
 
     ``dtype``: of the product; unsigned 8 bits again, it counts in units of ``made_step``.
     """
     import torch
 
+    packed, scale = matrix
     zeros = torch.zeros_like(scale, dtype=torch.int)
     return torch.ops.onednn.qlinear_pointwise(
         q, step, zero, packed, scale, zeros, None, made_step, 0, dtype, after, [], ""
     )
 
 
-def _packed_int8(weight, norm=None):
+def _packed_int8(weight: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, Tensor]:
     """A matrix rounded to 8 bits, one scale per output; the normalization's own weights go into it, where there are any."""
     import torch
 
@@ -454,11 +463,11 @@ def _rounded(x, norm=None):
 
 def _int8(weight, norm=None):
     """A projection with weights and inputs in 8 bits."""
-    packed, scale = _packed_int8(weight, norm)
+    matrix = _packed_int8(weight, norm)
 
     def product(x):
         q, step = _rounded(x, norm)
-        return _multiply_int8(q, step, 128, packed, scale, weight.dtype)
+        return _multiply_int8(q, step, 128, matrix, weight.dtype)
 
     return product
 
@@ -472,15 +481,15 @@ def _int8_feed_forward(into, out, norm):
     import torch
 
     first, second = _packed_int8(into, norm), _packed_int8(out)
-    steps = []
+    steps: list[float] = []  # the one of the first batch, once it is known
 
     def product(x):
         q, step = _rounded(x, norm)
         if not steps:
-            largest = _multiply_int8(q, step, 128, *first, into.dtype, "relu").max().item()
+            largest = _multiply_int8(q, step, 128, first, into.dtype, "relu").max().item()
             steps.append(max(1.25 * largest / 255, 1e-9))
-        between = _multiply_int8(q, step, 128, *first, torch.uint8, "relu", steps[0])
-        return _multiply_int8(between, steps[0], 0, *second, out.dtype)
+        between = _multiply_int8(q, step, 128, first, torch.uint8, "relu", steps[0])
+        return _multiply_int8(between, steps[0], 0, second, out.dtype)
 
     return product
 

@@ -1,4 +1,4 @@
-"""Pre-train pocket T5, the small model that ships with the course: ``python -m finetuning.pretrain``.
+"""Pre-train pocket T5, the small model that ships with the course: ``python -m authoring pretrain``.
 
 The recipe is T5's (Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
 Transformer"): span corruption on unlabelled text (their section 3.1.4: 15 % of the tokens, spans of 3 tokens on average)
@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetuning.judge import framed, one_length, train_judge
-from finetuning.passages import SHORT, Passages
-from finetuning.pieces import EOS, PAD, SENTINELS, WHOLE_WORDS, build_tokenizer, choose_pieces
+from authoring.pocket.judge import framed, one_length, train_judge
+from authoring.pocket.passages import SHORT, Passages
+from authoring.pocket.pieces import EOS, PAD, SENTINELS, WHOLE_WORDS, build_tokenizer, choose_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -422,8 +422,8 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line of ``python -m finetuning.pretrain``."""
-    parser = argparse.ArgumentParser(prog="python -m finetuning.pretrain", description="Pre-train pocket T5.")
+    """Command line of ``python -m authoring pretrain``."""
+    parser = argparse.ArgumentParser(prog="python -m authoring pretrain", description="Pre-train pocket T5.")
     parser.add_argument(
         "--source", default="stanfordnlp/imdb", help="folder with train.parquet and test.parquet, or the Hub id"
     )

@@ -1,4 +1,4 @@
-"""Copies of the lessons for a class: ``make learner`` (``python -m finetuning.classroom [run]``).
+"""Copies of the lessons for a class: ``make learner`` (``python -m authoring learner [run]``).
 
 ``build/learner/`` has no solutions, ``build/instructor/`` has them unfolded, with the outputs of a run and teaching notes;
 a zip of each lies beside them.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +76,7 @@ def make_copies(folder: Path, run: str) -> list[str]:
     return zips
 
 
-if __name__ == "__main__":
-    for path in make_copies(home() / "build", sys.argv[1] if len(sys.argv) > 1 else "pocket"):
+def main(arguments: list[str]) -> None:
+    """Make the copies in ``build/``, with the outputs of the run that is named (else ``pocket``)."""
+    for path in make_copies(home() / "build", *(arguments or ["pocket"])):
         print(path)

@@ -1,11 +1,10 @@
-"""Draw the figures in ``img/`` that the lessons show: ``make figures`` (``python -m finetuning.figures [folder]``).
+"""Draw the figures in ``img/`` that the lessons show: ``make figures`` (``python -m authoring figures [folder]``).
 
 Own work, made of boxes and arrows; the padding figure computes its batches. The files come out the same on every run.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -217,6 +216,7 @@ def draw(folder: str | Path) -> list[Path]:
     return paths
 
 
-if __name__ == "__main__":
-    for path in draw(sys.argv[1] if len(sys.argv) > 1 else home() / "img"):
+def main(arguments: list[str]) -> None:
+    """Draw the figures into the folder that is named (else ``img/``)."""
+    for path in draw(arguments[0] if arguments else home() / "img"):
         print(path.name)

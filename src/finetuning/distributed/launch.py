@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import re
-import selectors
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from finetuning import CourseError
+from finetuning.distributed.zero import check_configuration, configuration_file
 from finetuning.training import last_whole_checkpoint
 from finetuning.workspace import write_atomically
-from finetuning.zero import check_configuration, configuration_file
 
 if TYPE_CHECKING:
     from finetuning.workspace import Workspace
@@ -56,7 +57,7 @@ WAYS_OUT = (
 def training(
     workspace: Workspace, name: str, *, deepspeed: str | Path | None = None, bf16: bool = False, **options: Any
 ) -> dict:
-    """What ``finetuning.train`` needs for one training, as a dict; its files go to ``models/<name>`` of the run.
+    """What ``finetuning.distributed.train`` needs for one training, as a dict; its files go to ``models/<name>`` of the run.
 
     ``deepspeed`` names one of the course's configurations or a JSON file; None: the plain Trainer. ``options`` replace the
     defaults below: ``steps`` (optimizer steps), ``micro_batch`` (reviews per rank and micro-batch), ``accumulation``
@@ -140,7 +141,7 @@ def run(
 
 def command(launcher: str, config: str | Path, ranks: int, port: int = 29531) -> list[list[str]]:
     """The commands that ``run`` starts, as lists of words: what you would type into a terminal."""
-    script = ["-m", "finetuning.train", str(config)]
+    script = ["-m", "finetuning.distributed.train", str(config)]
     if launcher == "python":
         return [[sys.executable, *script]]
     torchrun = [sys.executable, "-m", "torch.distributed.run"]
@@ -249,10 +250,17 @@ def _environment(ranks):
     return clean | ours
 
 
-def _watch(commands, environment, log, limit):
-    """Start the commands, echo rank 0's progress, and return the worst exit code (124: out of time)."""
+def _watch(commands: list[list[str]], environment: dict[str, str], log: BinaryIO, limit: float) -> int:
+    """Start the commands, echo rank 0's progress, and return the worst exit code (124: out of time).
+
+    A thread reads the output of each process, so that neither a line without an end nor one process's silence keeps this loop
+    from the others and from the clock.
+    """
     ends = time.monotonic() + limit
-    processes = []
+    processes: list[subprocess.Popen] = []
+    readers: list[threading.Thread] = []
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # an empty one: a process has said all it has to say
+    speaking = len(commands)
     try:
         for words in commands:
             processes.append(
@@ -265,24 +273,37 @@ def _watch(commands, environment, log, limit):
                     start_new_session=True,
                 )
             )
-        with selectors.DefaultSelector() as ready:
-            for process in processes:
-                ready.register(process.stdout, selectors.EVENT_READ)
-            while ready.get_map():
-                if time.monotonic() > ends:
-                    return 124
-                for key, _ in ready.select(timeout=1):
-                    line = key.fileobj.readline()
-                    if not line:
-                        ready.unregister(key.fileobj)
-                        continue
-                    log.write(line)
-                    log.flush()
-                    if line.startswith(b"| "):
-                        print(line[2:].decode(errors="replace").rstrip(), flush=True)
+            readers.append(threading.Thread(target=_read_lines, args=(processes[-1], lines), daemon=True))
+            readers[-1].start()
+        while speaking:
+            if (left := ends - time.monotonic()) <= 0:
+                return 124
+            try:
+                line = lines.get(timeout=left)
+            except queue.Empty:
+                continue
+            if not line:
+                speaking -= 1
+                continue
+            log.write(line)
+            log.flush()
+            if line.startswith(b"| "):
+                print(line[2:].decode(errors="replace").rstrip(), flush=True)
         return max(abs(process.wait(timeout=30)) for process in processes)
     finally:
         stop(processes)
+        for reader in readers:
+            reader.join(timeout=1)
+        while not lines.empty():
+            log.write(lines.get())
+
+
+def _read_lines(process: subprocess.Popen, lines: queue.SimpleQueue[bytes]) -> None:
+    """Put each line that a process writes into ``lines``, and an empty one when it has closed its output."""
+    assert process.stdout
+    for line in process.stdout:
+        lines.put(line)
+    lines.put(b"")
 
 
 def universal_checkpoint(one: dict) -> dict:

@@ -195,7 +195,7 @@ def state_bytes(parameters: int, largest: int, way: str, gpus: int) -> tuple[dic
     cut into components by us. They leave out communication buckets (small in the course's configurations), the
     parameters that stage 3 keeps for reuse (stage3_max_live_parameters), and gradients on their way to offload.
     """
-    from finetuning.zero import import_deepspeed
+    from finetuning.distributed.zero import import_deepspeed
 
     import_deepspeed()
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
@@ -366,7 +366,7 @@ def _advice(row, gpus):
 def _way_out(model, shape, gpus, card, setting):
     """The sentence for a model that fits no way: what the least demanding way needs, and what would help."""
     needs = {way: sum(needed_bytes(shape, way, gpus, 1, **setting)[0].values()) for way in WAYS}
-    way = min(needs, key=needs.get)
+    way = min(needs, key=lambda name: needs[name])
     least = needs[way]
     helps = [f"cards of {math.ceil((least + CONTEXT_BYTES) / (1 - FRAGMENTED) / 1e9)} GB"]
     usable = card * (1 - FRAGMENTED) - CONTEXT_BYTES

@@ -32,7 +32,7 @@ class Row(NamedTuple):
     """A review of a file: ``place`` to name it by ("line 7"), and its text, or what is wrong with it."""
 
     place: str
-    text: str = ""
+    text: object = ""
     problem: str = ""
 
 
@@ -45,7 +45,7 @@ def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
     on standard error and skipped. Raises CourseError for a file that cannot be read at all.
     """
     from finetuning.labels import score_labels
-    from finetuning.ship import load_shipped, read_usage
+    from finetuning.shipping.ship import load_shipped, read_usage
 
     read_usage(folder)  # said now rather than after the libraries are loaded
     rows, share = open_reviews(path)

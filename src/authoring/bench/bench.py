@@ -1,4 +1,4 @@
-"""Measure the course's speed claims, side by side in one run: ``make bench`` (``python -m finetuning.bench``).
+"""Measure the course's speed claims, side by side in one run: ``make bench`` (``python -m authoring bench``).
 
 Writes ``bench.json``, ``bench.md`` and figures to ``runs/bench/``. Every contender runs once per round, in turn and in a process of its
 own, so that what disturbs the machine disturbs all of them and none inherits another's memory; a number is the median over the
@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetuning import CourseError, recipes
+from finetuning import CourseError
 from finetuning.data import epoch_batches
+from finetuning.distributed.plan import FAMILY
 from finetuning.labels import LABEL_WORDS, by_one_step, label_ids, length_sorted_batches, padded, token_rows
-from finetuning.plan import FAMILY
 from finetuning.profiles import Profile, choose, describe, this_machine, versions
-from finetuning.recipes import Recipe, Training, Way
+from finetuning.speed import recipes
+from finetuning.speed.recipes import Recipe, Training, Way
 from finetuning.training import bf16_is_fast, load_model, load_tokenizer
 from finetuning.workspace import LESSONS, executed_copy, execution_mark, runs_folder, write_atomically
 
@@ -155,7 +156,7 @@ def _fresh_processes():
 
 def _take_turns(measure, contenders, rounds, say, **settings):
     """Every contender once per round: a dict of name -> what ``measure`` found, one dict per round."""
-    found = {name: [] for name in contenders}
+    found: dict[str, list[dict]] = {name: [] for name in contenders}
     for turn in range(rounds):
         for name, contender in contenders.items():
             found[name].append(measure(contender, **settings))
@@ -568,7 +569,7 @@ class Bench:
         )
         first_step = (
             "from finetuning.profiles import choose\nfrom finetuning.training import load_model\n"
-            "from finetuning.recipes import Training, our_recipe\n"
+            "from finetuning.speed.recipes import Training, our_recipe\n"
             "Training(load_model(choose()), our_recipe(), [[5, 1], [6, 1]], 64).step([[5] * 64] * 16, [0, 1] * 8)"
         )
         seconds: dict[str, list[float]] = {}
@@ -646,7 +647,7 @@ def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -
 
 def seconds_by_ranks(ranks: int) -> float:
     """Seconds of a DeepSpeed step (stage 0, t5-tiny's shape) on 16 reviews shared out over so many ranks of this machine."""
-    from finetuning import launch
+    from finetuning.distributed import launch
     from finetuning.workspace import Workspace
 
     workspace = Workspace("pocket", choose())
@@ -811,9 +812,9 @@ def figures(found: dict, folder: Path) -> None:
         fig.savefig(folder / f"growth.{kind}")
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Read the command line and run the bench."""
-    parser = argparse.ArgumentParser(prog="python -m finetuning.bench", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m authoring bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--profile", default="pocket", help="model and reviews (default: %(default)s); beyond pocket, random weights"
     )
@@ -825,15 +826,8 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one round on few reviews, without the trainings for accuracy"
     )
-    asked = parser.parse_args()
-    try:
-        if asked.rounds < 1:
-            raise CourseError("--rounds must be at least 1.")
-        settings = choose(asked.profile, reviews=asked.reviews, base_model=asked.base_model)
-        Bench(settings, asked.rounds, asked.quick).run()
-    except CourseError as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()
+    asked = parser.parse_args(arguments)
+    if asked.rounds < 1:
+        raise CourseError("--rounds must be at least 1.")
+    settings = choose(asked.profile, reviews=asked.reviews, base_model=asked.base_model)
+    Bench(settings, asked.rounds, asked.quick).run()

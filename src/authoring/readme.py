@@ -1,4 +1,4 @@
-"""Fill ``README.md`` from the last runs: ``make readme`` (``python -m finetuning.readme``).
+"""Fill ``README.md`` from the last runs: ``make readme`` (``python -m authoring readme``).
 
 Every number in it comes from here: the results table and the picture of memory per rank from ``results.json``, times from the
 executed lessons, addresses from ``pyproject.toml``.
@@ -7,7 +7,8 @@ executed lessons, addresses from ``pyproject.toml``.
 import re
 from pathlib import Path
 
-from finetuning.first_cell import put_first_cells, repository
+from authoring.first_cell import put_first_cells, repository
+from finetuning import CourseError
 from finetuning.profiles import PROFILES, describe
 from finetuning.workspace import (
     LESSONS,
@@ -189,15 +190,18 @@ def course_seconds(run: str) -> float | None:
 
 def _profile(profile):
     results, seconds = read_results(profile.name), course_seconds(profile.name)
-    measured = results is not None and seconds is not None and not results["run"]["limit"]
+    whole, peak = MISSING, MISSING
+    if results is not None and seconds is not None and not results["run"]["limit"]:
+        whole = f"{_duration(seconds)} ({caption(results).split(', ')[-1]})"
+        peak = _peak(results["rows"])
     gpu = f"{profile.device_memory} GiB of GPU memory; the network once"
     return (
         f"`{profile.name}`",
         describe(profile.model),
         describe(profile.reviews),
         gpu if profile.device_memory else "no GPU, no network",
-        f"{_duration(seconds)} ({caption(results).split(', ')[-1]})" if measured else MISSING,
-        _peak(results["rows"]) if measured else MISSING,
+        whole,
+        peak,
     )
 
 
@@ -215,12 +219,14 @@ def _duration(seconds):
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Fill the README and draw its picture from ``runs/pocket``, and put the set-up cell into the lessons."""
     path = home() / "README.md"
     results = read_results(RUN)
     if results is None:
-        raise SystemExit(f"There is no {run_folder(RUN) / 'results.json'} to fill the README from; run make run first.")
+        raise CourseError(
+            f"There is no {run_folder(RUN) / 'results.json'} to fill the README from; run make run first."
+        )
     text = path.read_text(encoding="utf-8")
     for name, content in blocks(results).items():
         text = fill_block(text, name, content, COMMAND)
@@ -229,7 +235,3 @@ def main() -> None:
     put_first_cells()
     write_atomically(path, text)
     print(f"{path.name} filled from {run_folder(RUN)}")
-
-
-if __name__ == "__main__":
-    main()

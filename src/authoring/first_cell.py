@@ -1,4 +1,4 @@
-"""The cell that sets the course up where it is not installed, the same in every lesson: ``python -m finetuning.first_cell``.
+"""The cell that sets the course up where it is not installed, the same in every lesson: ``python -m authoring first-cells``.
 
 A lesson opened on Colab has neither the package nor the clone; there the cell fetches and installs both. Everywhere else it
 does nothing. ``make readme`` puts it behind the title of each lesson.
@@ -48,5 +48,6 @@ def put_first_cells() -> None:
             write_atomically(path, after)
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> None:
+    """Write the cells; there is nothing to choose."""
     put_first_cells()

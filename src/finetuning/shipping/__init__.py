@@ -1,0 +1,1 @@
+"""Lesson 05: a trained model made ready for others."""
