@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 LABEL_WORDS = ("negative", "positive")
 HELD_OUT = 1000  # training reviews kept aside to watch progress
 JUDGE_STEPS = 2000
+RATE, MUON_RATE = 1e-3, 0.02  # peaks: of AdamW for embeddings, norms and biases, of Muon for the layers' matrices
 WARM_UP = 200  # steps
 ROUND = 64  # batches that are judged together
-USES = 2  # how often each of them is learned from, in another order each time
+USES = 3  # how often each of them is learned from, in another order each time
 SAVE_EVERY = 4  # rounds
 
 SHAPE: dict[str, Any] = {
@@ -55,6 +56,9 @@ SHAPE: dict[str, Any] = {
 # tokens of a passage, at most -> share of the sentiment batches
 LENGTHS = {SHORT: 0.5, 126: 0.25, 254: 0.13, 507: 0.12}
 TOKENS_PER_BATCH = 3072
+TEMPERATURE = (
+    2.0  # the judge's logits are divided by it: it is sure of most passages, and how sure says more than its verdict
+)
 HIDDEN_WEIGHT = 2.0  # of the distance to the judge's hidden states, beside the loss of the label words
 SPANS_EVERY, FOLLOWS_EVERY = 4, 8  # steps
 SPAN_LENGTHS = (16, 32, 64, 128)  # tokens of the passages with gaps, each as often as the others
@@ -87,7 +91,7 @@ class Judged:
     """A batch for the sentiment task: passages between the prefix and the end, and what the judge makes of them.
 
     ``ids`` (rows, length) token ids; ``hidden`` (rows, passage, 384) the judge's hidden states of the passage's tokens; ``share``
-    (rows,) the judge's probability of praise.
+    (rows,) the judge's probability of praise, softened.
     """
 
     ids: np.ndarray
@@ -146,7 +150,7 @@ class Tasks:
         for row, text in zip(ids, texts, strict=True):
             whole = np.concatenate([self.sentiment, text, [EOS]])
             row[: len(whole)] = whole
-        return Judged(ids, hidden[:, 1 : width + 1].numpy(), logits.sigmoid().numpy())
+        return Judged(ids, hidden[:, 1 : width + 1].numpy(), (logits / TEMPERATURE).sigmoid().numpy())
 
     def two_passages(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The task ``follows:``: input ids (rows, length) and target ids (rows, 2)."""
@@ -215,9 +219,48 @@ def corrupt_spans(
     return [*source, EOS], [*target, first_sentinel - spans, EOS]
 
 
-def learning_rate(progress: float, step: int, peak: float) -> float:
-    """Linear warm-up over ``WARM_UP`` steps, then a cosine down to a fiftieth of the peak; ``progress`` runs from 0 to 1."""
-    return peak * min(1, (step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1, progress))))
+class Muon:
+    """The optimizer of the layers' matrices: steps of equal length in all directions (Jordan et al. 2024, "Muon").
+
+    The momentum of a matrix is brought near to the nearest orthogonal one by five Newton-Schulz steps with the authors' coefficients.
+    PyTorch's own Muon computes these in bfloat16, which took more time here than the rest of the step; this one does it in fp32, all
+    matrices of a shape at once. ``state``: the momenta.
+    """
+
+    COEFFICIENTS, MOMENTUM = (3.4445, -4.7750, 2.0315), 0.95
+
+    def __init__(self, matrices: list[nn.Parameter]) -> None:
+        import torch
+
+        shapes = sorted({tuple(matrix.shape) for matrix in matrices})
+        self.groups = [[matrix for matrix in matrices if tuple(matrix.shape) == shape] for shape in shapes]
+        self.state = [torch.zeros(len(group), *shape) for group, shape in zip(self.groups, shapes, strict=True)]
+
+    def step(self, rate: float) -> None:
+        """Move every matrix by ``rate`` in each of its directions, times the root of rows over columns where there are more rows."""
+        import torch
+
+        with torch.no_grad():
+            for group, momentum in zip(self.groups, self.state, strict=True):
+                gradient = torch.stack([matrix.grad for matrix in group])
+                momentum.lerp_(gradient, 1 - self.MOMENTUM)
+                x = gradient.lerp(momentum, self.MOMENTUM)
+                tall = x.shape[1] > x.shape[2]
+                x = x.mT if tall else x
+                x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+                a, b, c = self.COEFFICIENTS
+                for _ in range(5):
+                    square = x @ x.mT
+                    x = a * x + (b * square + c * square @ square) @ x
+                x = x.mT if tall else x
+                length = rate * max(1.0, x.shape[1] / x.shape[2]) ** 0.5
+                for matrix, direction in zip(group, x, strict=True):
+                    matrix.add_(direction, alpha=-length)
+
+
+def learning_rate(progress: float, step: int) -> float:
+    """The share of the peak rate: up over ``WARM_UP`` steps, then down by a cosine to a fiftieth; ``progress`` runs from 0 to 1."""
+    return min(1, (step + 1) / WARM_UP) * float(0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1, progress))))
 
 
 def start_vectors(judge: nn.Module, size: int) -> np.ndarray:
@@ -338,7 +381,7 @@ def prepare(source: str, work: Path) -> tuple[PreTrainedTokenizerBase, list[np.n
         return AutoTokenizer.from_pretrained(work / "tokenizer"), rows, file["labels"]
 
 
-def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1, peak: float = 1e-3) -> None:
+def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1) -> None:
     """Train for ``rounds`` rounds of judged batches, resuming from ``work``, and write the model to ``out``."""
     import torch
 
@@ -355,14 +398,11 @@ def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1, 
     model.set_attn_implementation("eager")  # faster than SDPA for T5 on a CPU, whose position bias SDPA must expand
     model.eval()  # no dropout: its random numbers take half of a forward pass on a CPU, and no passage comes often enough to be learned by heart
     parameters = [*model.parameters(), *lens.parameters()]
+    layers = [p for stack in (model.encoder, model.decoder) for p in stack.block.parameters() if p.ndim == 2 and p.shape[1] >= 32]
+    inside = {id(p) for p in layers}
+    muon = Muon(layers)
     optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=peak,
-        betas=(0.9, 0.98),
-        fused=True,
+        [p for p in parameters if id(p) not in inside], lr=RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
     state = work / "state.pt"
     done, spent = 0, 0.0
@@ -371,6 +411,7 @@ def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1, 
         model.load_state_dict(saved["model"])
         lens.load_state_dict(saved["lens"])
         optimizer.load_state_dict(saved["optimizer"])
+        muon.state = saved["muon"]
         done, spent = saved["rounds"], saved["seconds"]
         print(f"going on from round {done:,} after {spent / 60:.0f} minutes", flush=True)
     began = time.monotonic() - spent
@@ -381,8 +422,8 @@ def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1, 
         losses: dict[str, list[float]] = {name: [] for name in names}
         for i, which in enumerate(order):
             step = done * len(order) + i
-            for group in optimizer.param_groups:
-                group["lr"] = float(learning_rate(step / (rounds * len(order)), step, peak))
+            share = learning_rate(step / (rounds * len(order)), step)
+            optimizer.param_groups[0]["lr"] = RATE * share
             answer, hidden = judged_loss(model, lens, batches[which], tasks.answers)
             parts = {"answer": answer, "hidden": hidden}
             (answer + HIDDEN_WEIGHT * hidden).backward()
@@ -394,14 +435,16 @@ def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1, 
                 parts["follows"].backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            optimizer.zero_grad()
+            muon.step(MUON_RATE * share)
+            model.zero_grad()
+            lens.zero_grad()
             for name, loss in parts.items():
                 losses[name].append(loss.item())
         done += 1
         spent = time.monotonic() - began
         line = "  ".join(f"{name} {np.mean(values):.3f}" for name, values in losses.items() if values)
         if done % SAVE_EVERY == 0 or done == rounds:
-            kept = {"model": model.state_dict(), "lens": lens.state_dict(), "optimizer": optimizer.state_dict(),
+            kept = {"model": model.state_dict(), "lens": lens.state_dict(), "optimizer": optimizer.state_dict(), "muon": muon.state,
                     "rounds": done, "seconds": spent}  # fmt: skip
             torch.save(kept, state.with_suffix(".partial"))
             state.with_suffix(".partial").replace(state)
@@ -430,7 +473,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", default="build/pretrain", help="where unfinished work is kept (default: %(default)s)")
     parser.add_argument("--out", default="build/pocket_t5", help="where the model goes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument(
         "--rounds",
         type=int,
@@ -438,7 +480,7 @@ def main(arguments: list[str] | None = None) -> None:
         help=f"rounds of {ROUND * USES} steps: the same seed and rounds give the same weights on one CPU",
     )
     given = parser.parse_args(arguments)
-    pretrain(given.source, given.work, given.out, rounds=given.rounds, seed=given.seed, peak=given.rate)
+    pretrain(given.source, given.work, given.out, rounds=given.rounds, seed=given.seed)
 
 
 if __name__ == "__main__":
