@@ -19,28 +19,26 @@ from finetuning.evaluation.behaviour import (
     turned,
     with_typo,
 )
-from finetuning.evaluation.compare import (
-    SMALL,
+from finetuning.evaluation.calibration import (
     calibration_error,
     calibration_verdict,
-    candidates,
     coverage_curve,
     fit_temperature,
-    holm,
-    interval,
-    kept_answers,
     log_loss,
-    paired,
-    paired_verdict,
     reliability,
-    reviews_needed,
-    slice_lines,
-    slice_table,
-    slices,
     threshold_for,
-    told_apart,
     with_temperature,
 )
+from finetuning.evaluation.pairs import (
+    candidates,
+    holm,
+    kept_answers,
+    paired,
+    paired_verdict,
+    reviews_needed,
+    told_apart,
+)
+from finetuning.evaluation.slices import SMALL, interval, slice_lines, slice_table, slices
 from finetuning.metrics import measure
 from finetuning.profiles import choose
 from finetuning.workspace import Workspace, results_table

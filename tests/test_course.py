@@ -143,7 +143,7 @@ def test_a_second_run_skips_what_is_done_and_a_changed_setting_is_refused(pocket
 @needs_imdb
 def test_real_reviews_through_the_same_lessons(tmp_path, monkeypatch):
     """Lessons 00 to 03 on a seeded slice of IMDb: leaks found, everything measured, fine-tuned better than chance."""
-    from finetuning.course.course import run_course
+    from finetuning.course.runner import run_course
 
     monkeypatch.setenv("FINETUNING_RUNS", str(tmp_path))
     run_course("pocket", reviews=str(IMDB), limit=400, name="imdb", lessons=LESSONS[:4])
@@ -204,7 +204,7 @@ def broken_course(tmp_path):
 
 
 def test_a_failing_cell_ends_the_run_in_a_few_lines(broken_course, monkeypatch, capsys):
-    from finetuning.course.course import run_course
+    from finetuning.course.runner import run_course
     from finetuning.workspace import CourseError
 
     monkeypatch.chdir(broken_course)
@@ -227,7 +227,7 @@ def test_a_failing_cell_ends_the_run_in_a_few_lines(broken_course, monkeypatch, 
 
 
 def test_a_dying_kernel_is_named(broken_course, monkeypatch):
-    from finetuning.course.course import run_course
+    from finetuning.course.runner import run_course
     from finetuning.workspace import CourseError
 
     monkeypatch.chdir(broken_course)
@@ -240,7 +240,7 @@ def test_a_dying_kernel_is_named(broken_course, monkeypatch):
 
 
 def test_a_lesson_without_its_forerunner_says_which_one_to_run(tmp_path):
-    from finetuning.course.course import run_course
+    from finetuning.course.runner import run_course
     from finetuning.workspace import CourseError
 
     with pytest.raises(CourseError, match=r"02_baselines, cell \d+: .*run 01_prepare_data\.ipynb first"):

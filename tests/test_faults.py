@@ -21,15 +21,15 @@ from test_survival import none_outlives_its_test, start, wait_until  # noqa: F40
 from authoring import readme
 from finetuning import CourseError
 from finetuning.__main__ import main
-from finetuning.course.course import only_run, run_course
+from finetuning.course.runner import only_run, run_course
 from finetuning.data import load_reviews, padded_tokens, save_splits
 from finetuning.distributed import launch, zero
 from finetuning.distributed.plan import plan
-from finetuning.evaluation.compare import paired
+from finetuning.evaluation.pairs import paired
 from finetuning.labels import label_ids
 from finetuning.profiles import choose
-from finetuning.shipping import ship
 from finetuning.shipping.predict import predict_file
+from finetuning.shipping.usage import shipped_folder
 from finetuning.training import load_model, load_tokenizer, resume_point
 from finetuning.workspace import Workspace, seal, write_atomically
 
@@ -288,7 +288,7 @@ def _(world):
 
 @fault("predict: no trained model", r"no trained model in .*make run RUN=other")
 def _(world):
-    ship.shipped_folder("other")
+    shipped_folder("other")
 
 
 @fault("predict: a model without its prompt", r"holds no finetuning\.json.*run 05_evaluate_and_ship\.ipynb")

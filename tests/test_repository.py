@@ -19,7 +19,7 @@ from conftest import NOTEBOOKS, ROOT
 import finetuning
 from authoring import first_cell, readme
 from finetuning import CourseError
-from finetuning.course.course import LEAVES
+from finetuning.course.runner import LEAVES
 from finetuning.profiles import PROFILES
 from finetuning.workspace import LESSONS, digest, file_digest, fill_block, home, seal, with_digest
 

@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 from conftest import NOTEBOOKS, ROOT
 
+from finetuning.course import runner
 from finetuning.profiles import choose
 from finetuning.workspace import LESSONS, CourseError, Workspace, damage, seal
 
 PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background hands down its deafness
-from finetuning.course import course
-course.LESSONS = course.LESSONS[: int(sys.argv.pop(1))]
-course.run_course.__kwdefaults__["lessons"] = course.LESSONS
+from finetuning.course import runner
+runner.LESSONS = runner.LESSONS[: int(sys.argv.pop(1))]
+runner.run_course.__kwdefaults__["lessons"] = runner.LESSONS
 from finetuning.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -170,8 +171,6 @@ DAMAGES = {
 
 @pytest.mark.parametrize("what", DAMAGES)
 def test_damage_is_noticed_and_the_lesson_run_again(what, unbroken, tmp_path, capsys, monkeypatch):
-    from finetuning.course import course
-
     name, lesson, words = DAMAGES[what]
     shutil.copytree(unbroken / "pocket", tmp_path / "pocket")
     monkeypatch.setenv("FINETUNING_RUNS", str(tmp_path))
@@ -185,15 +184,13 @@ def test_damage_is_noticed_and_the_lesson_run_again(what, unbroken, tmp_path, ca
         content[len(content) // 2] ^= 1  # one bit
         victim.write_bytes(content)
     ran = []
-    monkeypatch.setattr(course, "_execute", lambda workspace, lesson, *rest: ran.append(lesson))
-    course.run_course("pocket", limit=40, lessons=LESSONS[:4])
+    monkeypatch.setattr(runner, "_execute", lambda workspace, lesson, *rest: ran.append(lesson))
+    runner.run_course("pocket", limit=40, lessons=LESSONS[:4])
     assert ran == list(LESSONS[LESSONS.index(lesson) : 4])  # it and all that build on it
     assert re.search(rf"{lesson}  is run again: .*{re.escape(words)}", capsys.readouterr().out)
 
 
 def test_damaged_results_are_put_aside_and_everything_is_run_again(unbroken, tmp_path, capsys, monkeypatch):
-    from finetuning.course import course
-
     shutil.copytree(unbroken / "pocket", tmp_path / "pocket")
     monkeypatch.setenv("FINETUNING_RUNS", str(tmp_path))
     results = tmp_path / "pocket" / "results.json"
@@ -201,8 +198,8 @@ def test_damaged_results_are_put_aside_and_everything_is_run_again(unbroken, tmp
     with pytest.raises(CourseError, match="its checksum does not fit"):
         Workspace("pocket", choose("pocket", limit=40)).row("majority")
     ran = []
-    monkeypatch.setattr(course, "_execute", lambda workspace, lesson, *rest: ran.append(lesson))
-    course.run_course("pocket", limit=40, lessons=LESSONS[:4])
+    monkeypatch.setattr(runner, "_execute", lambda workspace, lesson, *rest: ran.append(lesson))
+    runner.run_course("pocket", limit=40, lessons=LESSONS[:4])
     assert ran == list(LESSONS[:4]) and "put aside as results.damaged.json" in capsys.readouterr().out
     assert '"accuracy": 0.9,' in results.with_name("results.damaged.json").read_text()
 
@@ -293,7 +290,7 @@ def test_an_interrupt_in_a_training_stops_the_kernel(tmp_path):
 
 
 def test_full_memory_names_the_setting_to_change(tmp_path, monkeypatch):
-    from finetuning.course.course import run_course
+    from finetuning.course.runner import run_course
 
     monkeypatch.chdir(small_course(tmp_path / "course", "import torch\ntorch.empty(10**15)"))
     with pytest.raises(CourseError, match=r"the memory is full; set LIMIT= .*batch_size.*run the same command again"):

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given):
-    from finetuning.course.course import run_course
+    from finetuning.course.runner import run_course
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end by another program: as by Ctrl-C
     try:
@@ -61,7 +61,7 @@ def _run(given):
 
 def _predict(given):
     from finetuning.shipping.predict import predict_file
-    from finetuning.shipping.ship import shipped_folder
+    from finetuning.shipping.usage import shipped_folder
 
     try:
         written, skipped = predict_file(given.file, shipped_folder(given.run), sys.stdout)

@@ -276,7 +276,7 @@ def plot_price(rows: list[dict]) -> Figure:
 
 
 def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Accuracy against confidence by bin. ``tables``: dict of name -> DataFrame, as ``compare.reliability`` gives it."""
+    """Accuracy against confidence by bin. ``tables``: dict of name -> DataFrame, as ``calibration.reliability`` gives it."""
     fig, (left, right) = figure("Is the model as right as it is sure?", width=11, columns=2)
     left.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", linewidth=2, label="as sure as right")
     for i, (colour, (name, table)) in enumerate(zip(COLOURS, tables.items(), strict=False)):
@@ -301,7 +301,7 @@ def plot_coverage(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 
 def plot_slices(table: pd.DataFrame) -> Figure:
-    """Accuracy of two methods by slice with 95 % intervals. ``table``: as ``compare.slice_table`` gives it."""
+    """Accuracy of two methods by slice with 95 % intervals. ``table``: as ``slices.slice_table`` gives it."""
     methods = [name.removesuffix(" low") for name in table.columns if name.endswith(" low")]
     fig, ax = figure("Where is each of them right?", width=9, height=1.4 + 0.4 * len(table))
     for method, colour, marker, shift in zip(methods, (BLUE, ORANGE), "os", (-0.14, 0.14), strict=True):

@@ -42,7 +42,7 @@ def zero_shot_on_imdb(source: str) -> dict:
 
 def fine_tuned_on_pocket_reviews() -> dict[str, list[dict]]:
     """The rows of the course's runs with three seeds: a dict of method -> list of rows, one per seed."""
-    from finetuning.course.course import run_course
+    from finetuning.course.runner import run_course
 
     rows: dict[str, list[dict]] = {method: [] for method in METHODS}
     for seed in SEEDS:

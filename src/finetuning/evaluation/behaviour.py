@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetuning.evaluation.compare import interval
+from finetuning.evaluation.slices import interval
 from finetuning.labels import LABEL_WORDS
 
 if TYPE_CHECKING:

@@ -40,12 +40,12 @@ def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
     """Write a line of CSV to ``output`` for each good review of a file; returns the counts (written, skipped).
 
     ``path`` is a CSV, JSON Lines or Parquet file with a column ``text``, or ``-`` for CSV from standard input; ``folder`` is
-    a saved model (``ship.save_usage``). The lines keep the file's order: ``row`` counts its reviews from 1, ``label`` is a
+    a saved model (``usage.save_usage``). The lines keep the file's order: ``row`` counts its reviews from 1, ``label`` is a
     label word, ``probability_positive`` the model's probability of the positive one. A review that cannot be read is named
     on standard error and skipped. Raises CourseError for a file that cannot be read at all.
     """
     from finetuning.labels import score_labels
-    from finetuning.shipping.ship import load_shipped, read_usage
+    from finetuning.shipping.usage import load_shipped, read_usage
 
     read_usage(folder)  # said now rather than after the libraries are loaded
     rows, share = open_reviews(path)

@@ -1,81 +1,23 @@
-"""Lesson 05: a trained model made ready for others: how it is asked, its card, and a form to try it."""
+"""Lesson 05: the card of a model, every number of it read from the run's results."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetuning import CourseError
 from finetuning.labels import LABEL_WORDS
-from finetuning.profiles import choose, describe
-from finetuning.training import load_model, load_tokenizer
-from finetuning.workspace import run_folder, write_atomically
+from finetuning.profiles import describe
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
     from huggingface_hub import ModelCard
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from finetuning.profiles import Profile
-    from finetuning.shipping.review_pipeline import ReviewPipeline
     from finetuning.workspace import Workspace
 
-USAGE = "finetuning.json"
 CARD = "README.md"
 OPEN_MODELS = ("pocket T5", "google-t5/")  # their licence is Apache 2.0, which what is trained from them may keep
-
-
-def save_usage(folder: Path, settings: Profile) -> Path:
-    """Write ``finetuning.json`` beside a saved model: the prompt, the length in tokens and the label words; returns its path.
-
-    With it the folder holds all that is needed to ask the model as it was trained.
-    """
-    usage = {"prompt": settings.prompt, "max_length": settings.max_length, "label_words": LABEL_WORDS}
-    write_atomically(folder / USAGE, json.dumps(usage, indent=2) + "\n")
-    return folder / USAGE
-
-
-def read_usage(folder: Path) -> dict:
-    """What ``save_usage`` wrote, as a dict. Raises CourseError when it is missing, damaged or meant for other label words."""
-    path = Path(folder) / USAGE
-    try:
-        usage = json.loads(path.read_text(encoding="utf-8"))
-        whole = "{text}" in usage["prompt"] and usage["max_length"] > 0
-        if not whole or tuple(usage["label_words"]) != LABEL_WORDS:
-            raise ValueError(f"expected are prompt, max_length and the label words {', '.join(LABEL_WORDS)}")
-    except FileNotFoundError as error:
-        raise CourseError(
-            f"{folder} holds no {USAGE}, which says how the model is asked; run 05_evaluate_and_ship.ipynb, which writes it."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CourseError(
-            f"{path} cannot be used ({error}); run 05_evaluate_and_ship.ipynb, which writes it."
-        ) from error
-    return usage
-
-
-def shipped_folder(run: str) -> Path:
-    """The folder of a run's model. Raises CourseError, naming the command to run first, when nothing is trained there."""
-    folder = run_folder(run) / "models" / "trainer"
-    if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
-        raise CourseError(
-            f"There is no trained model in {folder}; run the lessons first (make run RUN={run}) or name another run."
-        )
-    return folder
-
-
-def load_shipped(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
-    """A saved model on this machine's GPU, if it has one, its tokenizer and how it is asked (``read_usage``)."""
-    import torch
-
-    usage = read_usage(folder)
-    saved = choose(base_model=str(folder))
-    model = load_model(saved).to("cuda" if torch.cuda.is_available() else "cpu")
-    return model, load_tokenizer(saved), usage
 
 
 def model_card(
@@ -204,29 +146,3 @@ words = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (
 with torch.inference_mode():
     scores = model(**inputs, decoder_input_ids=start).logits[0, 0, words].softmax(-1)
 print(dict(zip(({words}), scores.tolist())))"""
-
-
-def answer(pipe: ReviewPipeline, text: str) -> str:
-    """A review's label and its probability in words; ``pipe`` is a ``ReviewPipeline``."""
-    if not text.strip():
-        return "Write a review first."
-    best = pipe(text)[0]
-    return f"{best['label']}, with probability {best['score']:.3f}"
-
-
-def review_form(pipe: ReviewPipeline) -> None:
-    """Show a box to type a review in and a button that answers it; a line of text where nobody could press it.
-
-    A form needs a notebook server behind the page, which tells its kernels by JPY_SESSION_NAME. A lesson that is executed
-    headless has none, and a widget saved in it would show as an error wherever it is read.
-    """
-    if "JPY_SESSION_NAME" not in os.environ:
-        print('Opened in JupyterLab, this cell shows a form; here, ask by ship.answer(ask, "...").')
-        return
-    from IPython.display import display
-    from ipywidgets import HTML, Button, Textarea, VBox
-
-    box = Textarea(placeholder="Type or paste a review", layout={"width": "100%", "height": "8em"})
-    button, said = Button(description="Ask the model", button_style="primary"), HTML()
-    button.on_click(lambda _: setattr(said, "value", f"<b>{answer(pipe, box.value)}</b>"))
-    display(VBox([box, button, said]))

@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 from finetuning import CourseError
 from finetuning.data import clean_text
 from finetuning.labels import LABEL_WORDS, label_ids
-from finetuning.shipping.ship import USAGE
+from finetuning.shipping.usage import USAGE
 
 TASK = "review-sentiment"
 

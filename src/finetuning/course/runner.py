@@ -1,6 +1,5 @@
 """Run the lessons headless, one after the other: ``make run``, ``python -m finetuning run``."""
 
-import base64
 import contextlib
 import json
 import os
@@ -12,6 +11,7 @@ from itertools import dropwhile
 from pathlib import Path
 
 from finetuning import CourseError
+from finetuning.course.report import write_report
 from finetuning.data import load_reviews
 from finetuning.profiles import choose
 from finetuning.workspace import (
@@ -243,64 +243,3 @@ def register_engine() -> None:
             return super().execute_managed_notebook(nb_man, kernel_name, **options)
 
     papermill_engines.register("finetuning", Engine)
-
-
-def _with_pictures(page: str) -> str:
-    """The page with the lessons' figures inside it; the exporter's own way to do that would unfold what is folded away.
-
-    A figure that is not there keeps its name, and the page shows its alternative text.
-    """
-
-    def inside(found: re.Match) -> str:
-        picture = home() / "img" / found[1]
-        if not picture.exists():
-            return found[0]
-        return f'src="data:image/svg+xml;base64,{base64.b64encode(picture.read_bytes()).decode()}"'
-
-    return re.sub(r'src="\.\./img/([\w.-]+)"', inside, page)
-
-
-def write_report(workspace: Workspace) -> Path:
-    """``report.html`` and one page per executed lesson beside the notebooks, linked; returns its path.
-
-    Everything a page needs is inside it: no script or style is fetched when it is opened.
-    """
-    import html
-
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    results = workspace.results()
-    done = [lesson for lesson in LESSONS if (workspace.notebooks / f"{lesson}.ipynb").exists()]
-    exporter = HTMLExporter(
-        template_name="lab", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="", widget_renderer_url=""
-    )
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    titles = {}
-    for i, lesson in enumerate(done):
-        notebook = nbformat.read(workspace.notebooks / f"{lesson}.ipynb", as_version=4)
-        titles[lesson] = notebook.cells[0].source.splitlines()[0].strip("# ")
-        page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": lesson}})
-        links = ['<a href="../report.html">results</a>']
-        links += [
-            f'<a href="{near}.html">{near}</a>' for near in (done[i - 1] if i else None, *done[i + 1 : i + 2]) if near
-        ]
-        bar = f'<nav style="font:16px sans-serif;padding:12px 24px">{" · ".join(links)}</nav>'
-        page = re.sub(r"<script[^>]*\ssrc=[^>]*></script>", "", page)
-        page = _with_pictures(page).replace("<main>", bar + "<main>", 1)
-        write_atomically(workspace.notebooks / f"{lesson}.html", page)
-    table = results_table(results)
-    lessons = "".join(
-        f'<li><a href="notebooks/{lesson}.html">{lesson[:2]} {html.escape(titles[lesson])}</a></li>' for lesson in done
-    )
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Fine-tuning: results</title><style>'
-        "body{font:16px/1.5 sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
-        "table{border-collapse:collapse}th,td{padding:.4rem .8rem;border-bottom:1px solid #ddd;text-align:right}"
-        "th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}</style></head><body><h1>Results of this run</h1>"
-        f"{table.to_html(border=0, index=False) if len(table) else '<p>No results yet.</p>'}"
-        f"<p>{html.escape(caption(results))}. Intervals: 95 %, bootstrap over the test reviews.</p>"
-        f"<h2>The lessons as this run executed them</h2><ul>{lessons}</ul></body></html>"
-    )
-    write_atomically(workspace.path / "report.html", page)
-    return workspace.path / "report.html"
