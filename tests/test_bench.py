@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5Config, T5ForConditionalGeneration
 
 from authoring.bench import bench
-from finetuning import CourseError, data, labels
+from finetuning import batching, labels
+from finetuning.errors import CourseError
 from finetuning.speed import recipes
 
 WORDS, ANSWERS = [11, 12], [[11, 1], [12, 1]]
@@ -126,11 +127,11 @@ def test_batches_hold_every_review_once():
     assert sorted(np.concatenate(packs)) == list(range(500))
     assert all(len(pack) == 1 or lengths[pack].sum() <= 256 for pack in packs)
     for grouped in (False, True):
-        batches = data.epoch_batches(lengths, 16, grouped, 1)
+        batches = batching.epoch_batches(lengths, 16, grouped, 1)
         assert sorted(np.concatenate(batches)) == list(range(500))
     spans = [np.ptp(lengths[batch]) for batch in batches]
     assert np.mean(spans) < 30
-    assert not np.array_equal(batches[0], data.epoch_batches(lengths, 16, True, 2)[0])
+    assert not np.array_equal(batches[0], batching.epoch_batches(lengths, 16, True, 2)[0])
 
 
 def test_the_steps_of_a_waterfall_multiply_to_the_whole():

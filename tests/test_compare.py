@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from finetuning import CourseError, plots
+from finetuning import plots
+from finetuning.errors import CourseError
 from finetuning.evaluation.behaviour import (
     MarkedText,
     difference,
@@ -41,7 +42,8 @@ from finetuning.evaluation.pairs import (
 from finetuning.evaluation.slices import SMALL, interval, slice_lines, slice_table, slices
 from finetuning.metrics import measure
 from finetuning.profiles import choose
-from finetuning.workspace import Workspace, results_table
+from finetuning.results import results_table
+from finetuning.workspace import Workspace
 
 matplotlib.use("agg")
 EDGES = np.linspace(0.5, 1, 11)

@@ -8,8 +8,9 @@ import nbformat
 import pytest
 from conftest import IMDB, NOTEBOOKS, ROOT, finetuning, needs_imdb
 
-from finetuning.distributed.zero import COMPONENTS
-from finetuning.workspace import LESSONS, ROW
+from finetuning.distributed.memory import COMPONENTS
+from finetuning.results import ROW
+from finetuning.workspace import LESSONS
 
 pytestmark = pytest.mark.slow
 
@@ -205,7 +206,7 @@ def broken_course(tmp_path):
 
 def test_a_failing_cell_ends_the_run_in_a_few_lines(broken_course, monkeypatch, capsys):
     from finetuning.course.runner import run_course
-    from finetuning.workspace import CourseError
+    from finetuning.errors import CourseError
 
     monkeypatch.chdir(broken_course)
     second = broken_course / "notebooks" / "01_prepare_data.ipynb"
@@ -228,7 +229,7 @@ def test_a_failing_cell_ends_the_run_in_a_few_lines(broken_course, monkeypatch, 
 
 def test_a_dying_kernel_is_named(broken_course, monkeypatch):
     from finetuning.course.runner import run_course
-    from finetuning.workspace import CourseError
+    from finetuning.errors import CourseError
 
     monkeypatch.chdir(broken_course)
     first = broken_course / "notebooks" / "00_welcome.ipynb"
@@ -241,7 +242,7 @@ def test_a_dying_kernel_is_named(broken_course, monkeypatch):
 
 def test_a_lesson_without_its_forerunner_says_which_one_to_run(tmp_path):
     from finetuning.course.runner import run_course
-    from finetuning.workspace import CourseError
+    from finetuning.errors import CourseError
 
     with pytest.raises(CourseError, match=r"02_baselines, cell \d+: .*run 01_prepare_data\.ipynb first"):
         run_course("pocket", name="alone", lessons=["02_baselines"])

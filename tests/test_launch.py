@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from finetuning import CourseError
-from finetuning.distributed import launch
+from finetuning.distributed import jobs, launch
+from finetuning.errors import CourseError
 from finetuning.profiles import choose
 from finetuning.workspace import Workspace
 
@@ -19,7 +19,7 @@ def program(monkeypatch):
     def instead(*codes):
         commands = [[sys.executable, "-c", code] for code in codes]
         monkeypatch.setattr(launch, "command", lambda *arguments: commands)
-        return launch.training(Workspace("watched", choose()), "watched")
+        return jobs.training(Workspace("watched", choose()), "watched")
 
     return instead
 

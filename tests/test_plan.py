@@ -6,21 +6,20 @@ from itertools import pairwise
 
 import pytest
 
-from finetuning import CourseError
-from finetuning.distributed.plan import (
+from finetuning.distributed.activations import activation_bytes, saved_bytes
+from finetuning.distributed.planner import (
     FAMILY,
     WAYS,
-    activation_bytes,
     card_bytes,
     count_parameters,
     family_bytes,
     needed_bytes,
     plan,
-    saved_bytes,
     state_bytes,
     t5_shape,
 )
 from finetuning.distributed.zero import configuration, import_deepspeed
+from finetuning.errors import CourseError
 from finetuning.profiles import POCKET_T5, PROFILES
 
 SMALL = {
@@ -90,7 +89,7 @@ def live_bytes(model, batch):
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    from finetuning.training import label_token_loss
+    from finetuning.trainer import label_token_loss
 
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
@@ -185,7 +184,7 @@ def test_one_gpu_takes_what_a_plain_training_holds():
     with torch.autocast("cpu", torch.bfloat16):
         model(**batch).loss.backward()
     optimizer.step()
-    from finetuning.distributed.zero import held_bytes
+    from finetuning.distributed.memory import held_bytes
 
     counted = sum(held_bytes(model, optimizer).values())
     copies = 2 * model.num_parameters()

@@ -23,8 +23,8 @@ import yaml
 from conftest import ROOT, finetuning
 from datasets import Dataset, DatasetDict
 
-from finetuning import CourseError
 from finetuning.data import LONGEST, clean_text
+from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, score_labels
 from finetuning.metrics import measure
 from finetuning.profiles import POCKET_REVIEWS, POCKET_T5, choose

@@ -17,8 +17,10 @@ import pytest
 from conftest import NOTEBOOKS, ROOT
 
 from finetuning.course import runner
+from finetuning.errors import CourseError
+from finetuning.files import damage, seal
 from finetuning.profiles import choose
-from finetuning.workspace import LESSONS, CourseError, Workspace, damage, seal
+from finetuning.workspace import LESSONS, Workspace
 
 PROGRAM = """
 import signal, sys
@@ -248,15 +250,15 @@ def small_course(folder, code):
 
 DISTRIBUTED = """
 from datasets import Dataset
-from finetuning.distributed import launch
 from finetuning.data import save_splits
+from finetuning.distributed import jobs, launch
 from finetuning.profiles import choose
 from finetuning.workspace import Workspace
 from datasets import DatasetDict
 workspace = Workspace(run, choose(profile, limit=limit))
 rows = Dataset.from_dict({"text": ["fine"] * 64, "input_ids": [[5, 6, 7, 1]] * 64, "labels": [[9, 1]] * 64})
 save_splits(DatasetDict({"train": rows, "test": rows}), workspace.data / "reviews")
-launch.run(launch.training(workspace, "long", deepspeed="zero2", steps=100000))
+launch.run(jobs.training(workspace, "long", deepspeed="zero2", steps=100000))
 """
 
 

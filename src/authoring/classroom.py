@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetuning.workspace import LESSONS, home, run_folder, write_atomically
+from finetuning.files import write_atomically
+from finetuning.workspace import LESSONS, home, run_folder
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -6,7 +6,8 @@ does nothing. ``make readme`` puts it behind the title of each lesson.
 
 import tomllib
 
-from finetuning.workspace import LESSONS, home, write_atomically
+from finetuning.files import write_atomically
+from finetuning.workspace import LESSONS, home
 
 SOURCE = """\
 # On Colab: fetches the course and installs it, once. Where it is installed, this does nothing.

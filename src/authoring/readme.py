@@ -8,20 +8,11 @@ import re
 from pathlib import Path
 
 from authoring.first_cell import put_first_cells, repository
-from finetuning import CourseError
+from finetuning.errors import CourseError
+from finetuning.files import fill_block, write_atomically
 from finetuning.profiles import PROFILES, describe
-from finetuning.workspace import (
-    LESSONS,
-    caption,
-    executed_copy,
-    execution_mark,
-    fill_block,
-    home,
-    read_results,
-    results_table,
-    run_folder,
-    write_atomically,
-)
+from finetuning.results import caption, results_table
+from finetuning.workspace import LESSONS, executed_copy, execution_mark, home, read_results, run_folder
 
 COMMAND = "make readme"
 RUN = "pocket"
@@ -119,7 +110,7 @@ def _results(results):
 
 def _bought(results):
     """What fine-tuning bought in this run, whichever way it came out."""
-    from finetuning.metrics import verdict
+    from finetuning.results import verdict
 
     rows = {row["method"]: row for row in results["rows"]}
     others = [rows[method] for method in ("tfidf", "from_scratch") if method in rows]

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from authoring.classroom import FOLDED, lesson_with_outputs
-from finetuning import CourseError
-from finetuning.workspace import LESSONS, home, write_atomically
+from finetuning.errors import CourseError
+from finetuning.files import write_atomically
+from finetuning.workspace import LESSONS, home
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

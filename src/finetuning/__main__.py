@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from finetuning import CourseError
+from finetuning.errors import CourseError
 
 
 def main(arguments: list[str] | None = None) -> int:

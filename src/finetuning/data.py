@@ -7,20 +7,17 @@ import html
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetuning import CourseError
-from finetuning.hub import hub_error
-from finetuning.labels import length_sorted_batches
-from finetuning.workspace import seal
+from finetuning.errors import CourseError, hub_error
+from finetuning.files import seal
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-    from transformers import PreTrainedTokenizerBase
 
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "negative": 0, "positive": 1, "neg": 0, "pos": 1}
 FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
@@ -237,53 +234,6 @@ def drop_rows(splits: DatasetDict, drop: dict[str, list[tuple[int, str]]]) -> Da
         gone = {row for row, _ in drop[name]}
         kept[name] = split.select([row for row in range(len(split)) if row not in gone])
     return DatasetDict(kept)
-
-
-def token_lengths(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prompt: str) -> np.ndarray:
-    """Tokens per prompted review, end token included, as an integer array of shape (reviews,)."""
-    ids = tokenizer([prompt.format(text=text) for text in texts], verbose=False)["input_ids"]
-    return np.array([len(row) for row in ids])
-
-
-def truncation_loss(lengths: np.ndarray, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """For each limit in ``limits`` the share of reviews that are cut and the share of all tokens that is lost (two arrays)."""
-    cut = np.array([(lengths > limit).mean() for limit in limits])
-    lost = np.array([np.maximum(lengths - limit, 0).sum() / lengths.sum() for limit in limits])
-    return cut, lost
-
-
-def epoch_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, grouped: bool, seed: int) -> list[np.ndarray]:
-    """The batches of one epoch in random order, as arrays of rows.
-
-    At random, or ``grouped``: of similar length, as the Trainer's ``group_by_length`` draws them, sorted within blocks of 50
-    batches.
-    """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(lengths))
-    if not grouped:
-        return np.split(order, range(batch_size, len(order), batch_size))
-    batches = []
-    for block in np.split(order, range(50 * batch_size, len(order), 50 * batch_size)):
-        batches += [block[rows] for rows in length_sorted_batches(np.asarray(lengths)[block], batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def padded_tokens(lengths: np.ndarray, batch_size: int, strategy: str, *, max_length: int = 512, seed: int = 1) -> int:
-    """Tokens that the model computes over in one epoch, padding included.
-
-    ``strategy`` is ``"to max_length"`` (every review as long as the limit), ``"to longest"`` (each random batch as long
-    as its longest review) or ``"grouped"`` (the batches of similar length of ``epoch_batches``). Lengths over ``max_length``
-    are cut first.
-    """
-    lengths = np.minimum(lengths, max_length)
-    if strategy == "to max_length":
-        return len(lengths) * max_length
-    if strategy not in ("to longest", "grouped"):
-        raise CourseError(
-            f"There is no padding strategy {strategy!r}; choose 'to max_length', 'to longest' or 'grouped'."
-        )
-    batches = epoch_batches(lengths, batch_size, strategy == "grouped", seed)
-    return int(sum(len(batch) * lengths[batch].max() for batch in batches))
 
 
 def save_splits(splits: DatasetDict, folder: Path) -> Path:

@@ -66,17 +66,3 @@ def measure(
         "n_test": len(labels),
         **measured,
     }
-
-
-def verdict(first: dict, second: dict) -> str:
-    """A sentence that compares two rows of the results table as far as their intervals allow."""
-    names = f"{first['method']} ({first['accuracy']:.3f})", f"{second['method']} ({second['accuracy']:.3f})"
-    if first["accuracy_low"] > second["accuracy_high"]:
-        return f"{names[0]} is better than {names[1]}: their 95 % intervals do not overlap."
-    if second["accuracy_low"] > first["accuracy_high"]:
-        return f"{names[1]} is better than {names[0]}: their 95 % intervals do not overlap."
-    ahead, behind = names if first["accuracy"] >= second["accuracy"] else names[::-1]
-    return (
-        f"{ahead} is ahead of {behind} on these {first['n_test']:,} test reviews, but their 95 % intervals overlap: "
-        "these numbers alone do not settle it."
-    )

@@ -129,7 +129,7 @@ def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> F
 
 def plot_training(runs: dict[str, list[dict]]) -> Figure:
     """Loss and validation accuracy by epoch. ``runs``: dict of name -> the Trainer's log history."""
-    from finetuning.training import curves
+    from finetuning.trainer import curves
 
     fig, (left, right) = figure("Training", width=11, columns=2)
     for colour, (name, history) in zip(COLOURS, runs.items(), strict=False):
@@ -206,7 +206,7 @@ def plot_family_memory(
 ) -> Figure:
     """Memory per GPU against the number of parameters, one panel per number of GPUs, both axes logarithmic.
 
-    ``needed``: number of GPUs -> way to train -> {parameters: bytes}, as ``plan.family_bytes`` gives it; ``names`` of the models,
+    ``needed``: number of GPUs -> way to train -> {parameters: bytes}, as ``planner.family_bytes`` gives it; ``names`` of the models,
     smallest first; ``cards``: usual sizes in GB (1e9 bytes), drawn as lines.
     """
     fig, axes = figure("What each GPU must hold to train a T5", width=13, height=5.8, columns=len(needed))

@@ -23,15 +23,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetuning import CourseError
-from finetuning.data import epoch_batches
-from finetuning.distributed.plan import FAMILY
-from finetuning.labels import LABEL_WORDS, by_one_step, label_ids, length_sorted_batches, padded, token_rows
-from finetuning.profiles import Profile, choose, describe, this_machine, versions
+from finetuning.batching import epoch_batches, length_sorted_batches, padded, token_rows
+from finetuning.distributed import jobs
+from finetuning.distributed.planner import FAMILY
+from finetuning.errors import CourseError
+from finetuning.files import write_atomically
+from finetuning.labels import LABEL_WORDS, by_one_step, label_ids
+from finetuning.machine import bf16_is_fast, this_machine, versions
+from finetuning.models import load_model, load_tokenizer
+from finetuning.profiles import Profile, choose, describe
 from finetuning.speed import recipes
 from finetuning.speed.recipes import Recipe, Training, Way
-from finetuning.training import bf16_is_fast, load_model, load_tokenizer
-from finetuning.workspace import LESSONS, executed_copy, execution_mark, runs_folder, write_atomically
+from finetuning.workspace import LESSONS, executed_copy, execution_mark, runs_folder
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -651,7 +654,7 @@ def seconds_by_ranks(ranks: int) -> float:
     from finetuning.workspace import Workspace
 
     workspace = Workspace("pocket", choose())
-    one = launch.training(
+    one = jobs.training(
         workspace, f"bench_{ranks}", deepspeed="zero0", steps=6, micro_batch=8 // ranks, accumulation=2, shape=SHAPES["tiny"]
     )  # fmt: skip
     return float(np.median([rank["seconds_per_step"] for rank in launch.run(one, ranks=ranks)]))

@@ -9,8 +9,10 @@ import json
 
 import numpy as np
 
-from finetuning.profiles import POCKET_T5, choose, this_machine
-from finetuning.workspace import LESSONS, fill_block, runs_folder, write_atomically
+from finetuning.files import fill_block, write_atomically
+from finetuning.machine import this_machine
+from finetuning.profiles import POCKET_T5, choose
+from finetuning.workspace import LESSONS, runs_folder
 
 SEEDS = (1, 2, 3)
 METHODS = ("majority", "tfidf", "zero_shot", "from_scratch", "trainer")
@@ -27,7 +29,7 @@ def zero_shot_on_imdb(source: str) -> dict:
     from finetuning.data import clean_text, read_split
     from finetuning.labels import score_labels
     from finetuning.metrics import measure
-    from finetuning.training import load_model, load_tokenizer
+    from finetuning.models import load_model, load_tokenizer
 
     settings = choose()
     test = read_split(source, "test")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from finetuning import CourseError
+from finetuning.errors import CourseError
 from finetuning.profiles import ASSETS
 
 OPEN = "This gap is still open: write your answer in place of the dots and run the cell again."

@@ -12,7 +12,7 @@ from finetuning.check.feedback import Mistake, exercise, name_mistake, near, num
 )
 def zero_bytes(answer: Any) -> str:
     """``answer(parameters, stage, ranks)``: bytes per rank of a bf16 training with Adam and an fp32 master copy."""
-    from finetuning.distributed.zero import expected_bytes
+    from finetuning.distributed.memory import expected_bytes
 
     cases = [(1000, stage, ranks) for stage in range(4) for ranks in (2, 4)]
     given = {case: number(result(answer, *case)) for case in cases}

@@ -4,14 +4,9 @@ import base64
 import re
 from pathlib import Path
 
-from finetuning.workspace import (
-    LESSONS,
-    Workspace,
-    caption,
-    home,
-    results_table,
-    write_atomically,
-)
+from finetuning.files import write_atomically
+from finetuning.results import caption, results_table
+from finetuning.workspace import LESSONS, Workspace, home
 
 
 def _with_pictures(page: str) -> str:

@@ -10,25 +10,13 @@ from collections.abc import Iterator, Sequence
 from itertools import dropwhile
 from pathlib import Path
 
-from finetuning import CourseError
 from finetuning.course.report import write_report
 from finetuning.data import load_reviews
+from finetuning.errors import CourseError
+from finetuning.files import damage, digest, file_digest, write_atomically
 from finetuning.profiles import choose
-from finetuning.workspace import (
-    LESSONS,
-    Workspace,
-    caption,
-    damage,
-    digest,
-    executed_copy,
-    execution_mark,
-    file_digest,
-    home,
-    read_results,
-    results_table,
-    run_folder,
-    write_atomically,
-)
+from finetuning.results import caption, results_table
+from finetuning.workspace import LESSONS, Workspace, executed_copy, execution_mark, home, read_results, run_folder
 
 # What a lesson leaves in sealed folders of the run; it is done when they are whole.
 LEAVES = {"01_prepare_data": ("data/reviews",), "03_finetune_with_trainer": ("models/trainer",)}

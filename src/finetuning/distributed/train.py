@@ -1,6 +1,6 @@
 """Lesson 04: the script that a launcher starts once per device: ``python -m finetuning.distributed.train CONFIG.json``.
 
-CONFIG.json holds one training or a list of trainings, as ``launch.training`` writes them. Each rank writes what it measured
+CONFIG.json holds one training or a list of trainings, as ``jobs.training`` writes them. Each rank writes what it measured
 to ``rank<N>.json`` in the training's folder; rank 0 prints the progress. The same file serves one process, two on a laptop
 and many nodes: rank, world size and address come from the launcher's environment variables.
 """
@@ -16,24 +16,19 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from finetuning.workspace import write_atomically
+from finetuning.distributed import watch
+from finetuning.distributed.watch import Watch, progress
+from finetuning.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import (
         PreTrainedTokenizerBase,
         Seq2SeqTrainingArguments,
-        TrainerControl,
-        TrainerState,
-        TrainingArguments,
     )
 
     from finetuning.profiles import Profile
-
-COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first ones also allocate
 
 
 def arguments(training: dict) -> Seq2SeqTrainingArguments:
@@ -77,9 +72,12 @@ def train(training: dict) -> dict:
     )
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    from finetuning.distributed.zero import built_cpu_adam, import_deepspeed, innermost
-    from finetuning.profiles import Profile, peak_memory
-    from finetuning.training import label_token_loss, last_whole_checkpoint, load_model, load_tokenizer
+    from finetuning.distributed.memory import innermost
+    from finetuning.distributed.zero import built_cpu_adam, import_deepspeed
+    from finetuning.machine import peak_memory
+    from finetuning.models import load_model, load_tokenizer
+    from finetuning.profiles import Profile
+    from finetuning.trainer import label_token_loss, last_whole_checkpoint
 
     quiet_libraries()
     settings = Profile(**training["settings"])
@@ -96,17 +94,17 @@ def train(training: dict) -> dict:
         rows = rows.with_transform(
             lambda some: some | {"input_ids": [ids[: training["tokens"]] for ids in some["input_ids"]]}
         )
-    watch = Watch(training)
+    measuring = Watch(training)
     offloads = training["deepspeed"] and "offload_optimizer" in Path(training["deepspeed"]).read_text()
     cpu_adam = built_cpu_adam() if offloads else None
     trainer = Seq2SeqTrainer(
         model, args, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        compute_loss_func=label_token_loss, callbacks=[watch],
+        compute_loss_func=label_token_loss, callbacks=[measuring],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     if cpu_adam:
         trainer.optimizer_cls_and_kwargs = (cpu_adam, {"lr": args.learning_rate})
-    watch.trainer = trainer
+    measuring.trainer = trainer
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(training["folder"]) if training["save_steps"] else None)
     seconds = time.perf_counter() - began
@@ -120,7 +118,7 @@ def train(training: dict) -> dict:
         "train_reviews_per_second": training["steps"] * training["micro_batch"] * training["accumulation"] * args.world_size / seconds,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "steps": [entry["step"] for entry in trainer.state.log_history if "loss" in entry],
-        **watch.measured(), **peak_memory(),
+        **measuring.measured(), **peak_memory(),
     }  # fmt: skip
     if training["save"]:
         trainer.save_model(training["folder"])  # gathers the shards of all ranks
@@ -151,7 +149,7 @@ def score_share(training: dict, settings: Profile, args: Seq2SeqTrainingArgument
     from datasets import load_from_disk
 
     from finetuning.labels import score_labels
-    from finetuning.training import load_model, load_tokenizer
+    from finetuning.models import load_model, load_tokenizer
 
     saved = replace(settings, model=training["folder"], model_revision=None)
     texts = load_from_disk(training["reviews"])["test"]["text"][args.process_index :: args.world_size]
@@ -168,91 +166,6 @@ def wait_for_all() -> None:
 
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
-
-
-class Watch:
-    """A Trainer callback that measures: seconds per step, bytes held between two micro-batches, bytes sent over loopback.
-
-    Rank 0 also prints a line of progress now and then. (A duck-typed ``TrainerCallback``: that class would import the Trainer.)
-    """
-
-    def __init__(self, training: dict) -> None:
-        self.training, self.printed = training, 0.0
-        self.trainer: Any = None  # given once it exists
-        self.seconds: list[float] = []
-        self.bytes: dict[str, int] | None = None
-        self.sent: dict = {}
-
-    def measured(self) -> dict:
-        """Median seconds per step, bytes per component and bytes sent per step by each rank (None where not measured)."""
-        used = self.seconds[COUNT_AT:] or self.seconds
-        steps = sorted(self.sent)
-        ranks = int(os.environ.get("WORLD_SIZE", 1))
-        sent = None
-        if len(steps) > 1 and None not in self.sent.values() and ranks > 1:
-            sent = (self.sent[steps[-1]] - self.sent[steps[0]]) / (steps[-1] - steps[0]) / ranks
-        return {"seconds_per_step": float(np.median(used)), "bytes_per_rank": self.bytes, "bytes_sent_per_step": sent}
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        from finetuning.distributed.zero import own_step_counters
-
-        own_step_counters(self.trainer.optimizer)
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.began = time.perf_counter()
-        if state.global_step >= COUNT_AT:
-            self.sent[state.global_step] = loopback_bytes()
-        if self.training["die_at"] == state.global_step:  # the lesson's power cut
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.global_step == min(COUNT_AT, state.max_steps - 1) and self.bytes is None:
-            from finetuning.distributed.zero import held_bytes
-
-            self.bytes = held_bytes(self.trainer.model_wrapped, self.trainer.optimizer)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.began)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict | None = None,
-        **kwargs: Any,
-    ) -> None:
-        done = state.global_step == state.max_steps
-        if args.process_index == 0 and logs and "loss" in logs and (done or time.monotonic() - self.printed > 3):
-            self.printed = time.monotonic()
-            progress(
-                f"{self.training['name']:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}"
-            )
-
-    def __getattr__(self, name):
-        if name.startswith("on_"):
-            return lambda *args, **kwargs: None
-        raise AttributeError(name)
-
-
-def loopback_bytes() -> int | None:
-    """Bytes that this machine has sent to itself so far (Linux); None elsewhere. Ranks on one machine talk that way on a CPU."""
-    counters = Path("/proc/net/dev")
-    if not counters.exists():
-        return None
-    line = next((line for line in counters.read_text().splitlines() if line.strip().startswith("lo:")), None)
-    return int(line.split()[9]) if line else None
-
-
-def progress(line: str) -> None:
-    """Print a line for the reader; the libraries' own output goes to the rank's log."""
-    os.write(PROGRESS, f"| {line}\n".encode())
 
 
 def quiet_libraries() -> None:
@@ -308,12 +221,8 @@ def run(training: dict) -> int:
     return 0
 
 
-PROGRESS = 1
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line: one JSON file. ``--local_rank`` is what the ``deepspeed`` launcher adds; the environment says the same."""
-    global PROGRESS
     parser = argparse.ArgumentParser(
         prog="python -m finetuning.distributed.train", description="One rank of a training."
     )
@@ -325,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     rank = int(os.environ.get("RANK", 0))
     log = Path(trainings[0]["log"]).with_suffix(f".rank{rank}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    PROGRESS = os.dup(1)
+    watch.PROGRESS = os.dup(1)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1), os.dup2(file, 2)
     watched = os.environ.get("FINETUNING_WATCHED") == "1"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetuning import CourseError
+from finetuning.errors import CourseError
 
 if TYPE_CHECKING:
     from finetuning.workspace import Workspace

@@ -13,8 +13,8 @@ from transformers import AutoModelForSeq2SeqLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file
 
-from finetuning import CourseError
 from finetuning.data import clean_text
+from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, label_ids
 from finetuning.shipping.usage import USAGE
 

@@ -15,8 +15,8 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from finetuning import CourseError
 from finetuning.data import FORMATS, clean_text
+from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS
 
 COLUMN = "text"

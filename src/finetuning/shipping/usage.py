@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetuning import CourseError
+from finetuning.errors import CourseError
+from finetuning.files import write_atomically
 from finetuning.labels import LABEL_WORDS
+from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import choose
-from finetuning.training import load_model, load_tokenizer
-from finetuning.workspace import run_folder, write_atomically
+from finetuning.workspace import run_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetuning import CourseError
-from finetuning.labels import by_one_step, length_sorted_batches, padded
+from finetuning.batching import length_sorted_batches, padded
+from finetuning.errors import CourseError
+from finetuning.labels import by_one_step
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ def training_recipes() -> dict[str, Recipe]:
 
     bf16 is left out where the machine is not fast at it.
     """
-    from finetuning.training import bf16_is_fast
+    from finetuning.machine import bf16_is_fast
 
     changes: dict[str, dict[str, Any]] = {
         "grouped by length": {"grouped": True},
@@ -153,7 +154,7 @@ class Training:
         """One optimizer step; returns the loss before it."""
         import torch
 
-        from finetuning.training import label_token_loss
+        from finetuning.trainer import label_token_loss
 
         self.model.train()
         device = self.model.device
@@ -251,7 +252,7 @@ def prediction_ways(config: T5Config) -> dict[str, Way]:
 
     Left out is what this machine is not fast at, and what is not written for models of this ``config``.
     """
-    from finetuning.training import bf16_is_fast
+    from finetuning.machine import bf16_is_fast
 
     changes: dict[str, dict[str, Any]] = {
         "one decoder step": {"one_step": True},

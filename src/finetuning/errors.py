@@ -1,6 +1,15 @@
-"""What went wrong at the Hub, in a sentence with the way out. Used wherever a model or data set is loaded by its id."""
+"""What the reader can put right, in one sentence each with the way out."""
 
-from finetuning import CourseError
+
+class CourseError(Exception):
+    """Something the reader can put right; the message is one clear sentence that says how.
+
+    Jupyter shows the sentence alone, without a traceback.
+    """
+
+    def _render_traceback_(self):
+        return [f"{type(self).__name__}: {self}"]
+
 
 # Status of the Hub's answer -> what it means and what to do.
 ANSWERS = {
