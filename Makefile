@@ -42,9 +42,10 @@ quick: lint  ## lint and unit tests, for the edit loop (4 minutes)
 	@$(BIN)/python -m pytest -m "not slow"
 
 # Each of them is silent when all is well.
-lint: setup  ## style, types, spelling, links, and no output in notebooks (10 seconds)
+lint: setup  ## style, types, the direction of imports, spelling, links, and no output in notebooks (15 seconds)
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
+	@found=$$($(BIN)/lint-imports --no-logo --no-cache) || { echo "$$found"; exit 1; }
 	@$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 	@$(BIN)/codespell
 	@$(BIN)/python tests/links.py

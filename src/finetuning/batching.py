@@ -90,3 +90,16 @@ def padded_tokens(lengths: np.ndarray, batch_size: int, strategy: str, *, max_le
         )
     batches = epoch_batches(lengths, batch_size, strategy == "grouped", seed)
     return int(sum(len(batch) * lengths[batch].max() for batch in batches))
+
+
+def token_batches(lengths: Sequence[int] | np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Rows from the longest to the shortest, in batches of at most so many tokens (a longer review makes one of its own)."""
+    batches: list[list[int]] = [[]]
+    room = tokens
+    for row in np.argsort(-np.asarray(lengths), kind="stable"):
+        if batches[-1] and lengths[row] > room:
+            batches.append([])
+            room = tokens
+        batches[-1].append(int(row))
+        room -= lengths[row]
+    return [np.array(batch) for batch in batches]

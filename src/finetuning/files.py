@@ -6,12 +6,9 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetuning.errors import CourseError
-
-if TYPE_CHECKING:
-    pass
 
 
 def write_atomically(path: Path, text: str) -> None:

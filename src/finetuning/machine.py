@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 from functools import cache
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
-import platform
-from importlib import metadata
 
 
 @cache
@@ -92,3 +88,11 @@ def _memory():
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
         total = min(total, int(text))
     return total
+
+
+def synchronize() -> None:
+    """Wait until the GPU, where there is one, has done what it was asked: before a clock is read."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -317,7 +317,7 @@ def plot_slices(table: pd.DataFrame) -> Figure:
 
 
 def plot_factors(rows: list[dict], title: str) -> Figure:
-    """A waterfall of speed: each change lifts the speed from where the one before left it; ``rows`` of ``bench.factors``."""
+    """A waterfall of speed: each change lifts the speed from where the one before left it; ``rows`` of ``contenders.factors``."""
     fig, ax = figure(title, width=9, height=1.2 + 0.55 * len(rows))
     before = rows[0]["times"]["median"]
     for i, row in enumerate(rows):
@@ -332,21 +332,4 @@ def plot_factors(rows: list[dict], title: str) -> Figure:
     ax.set_xlim(0, 1.4 * max(row["times"]["high"] for row in rows))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    return fig
-
-
-def plot_growth(fits: dict[str, dict]) -> Figure:
-    """Seconds of a training step against each size, both axes logarithmic; ``fits``: name -> as ``bench.growth_exponent`` gives it."""
-    fig, axes = figure("How a training step grows", width=3.6 * len(fits) + 1, columns=len(fits))
-    for ax, (name, fit) in zip(np.atleast_1d(axes), fits.items(), strict=True):
-        sizes, seconds = np.array(fit["sizes"], float), np.array(fit["seconds"])
-        middle = np.exp(np.log(seconds).mean()) * (sizes / np.exp(np.log(sizes).mean())) ** fit["exponent"]
-        ax.plot(sizes, middle, color=GREY, linestyle=":", linewidth=2)
-        ax.plot(sizes, seconds, "o", color=BLUE, markersize=8)
-        ax.set(xscale="log", yscale="log", xlabel=name)
-        ax.set_title(f"size to the power {fit['exponent']:.2f}", fontsize=12)
-        ax.set_xticks(sizes, [f"{size / 1e6:.3g}M" if size >= 1e6 else f"{size:g}" for size in sizes])
-        ax.set_yticks(seconds, [f"{value:.2g}" for value in seconds])
-        ax.minorticks_off()
-    np.atleast_1d(axes)[0].set_ylabel("seconds")
     return fig

@@ -6,13 +6,9 @@ import json
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from finetuning.errors import CourseError
 from finetuning.profiles import ASSETS
-
-if TYPE_CHECKING:
-    pass
 
 CONFIGURATIONS = ASSETS / "deepspeed"
 
