@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from itertools import dropwhile
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from finetuning.course.report import write_report
 from finetuning.data import load_reviews
-from finetuning.errors import CourseError
+from finetuning.errors import CourseError, way_out
 from finetuning.files import damage, digest, file_digest, write_atomically
 from finetuning.profiles import choose
 from finetuning.results import caption, results_table
@@ -20,17 +22,6 @@ from finetuning.workspace import LESSONS, Workspace, executed_copy, execution_ma
 
 # What a lesson leaves in sealed folders of the run; it is done when they are whole.
 LEAVES = {"01_prepare_data": ("data/reviews",), "03_finetune_with_trainer": ("models/trainer",)}
-# What the libraries say when a machine is too small -> the way out.
-WAYS_OUT = (
-    (
-        r"No space left on device|unexpected pos|Disk quota exceeded|file write failed",
-        "the disk is full; free some space",
-    ),
-    (
-        r"OutOfMemoryError|CUDA out of memory|can't allocate memory|MemoryError",
-        "the memory is full; set LIMIT= or choose a smaller profile, or a smaller batch_size in profiles.py",
-    ),
-)
 KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, set limit=, or choose a smaller profile"
 
 
@@ -99,23 +90,22 @@ def only_run(name: str) -> Iterator[None]:
 
     The system lets go of the lock when the process ends, however it ends.
     """
-    import fcntl
-
-    path = run_folder(name).with_name(f".{name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise CourseError(
-                f"Another run (process {file.read().strip() or 'unknown'}) works in {run_folder(name)}; wait for its end, "
-                "stop it, or give this one a name of its own (RUN=...)."
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    lock = FileLock(run_folder(name).with_name(f".{name}.lock"))
+    holder = run_folder(name).with_name(f".{name}.pid")
+    holder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        number = holder.read_text() if holder.exists() else "unknown"
+        raise CourseError(
+            f"Another run (process {number}) works in {run_folder(name)}; wait for its end, "
+            "stop it, or give this one a name of its own (RUN=...)."
+        ) from error
+    try:
+        write_atomically(holder, str(os.getpid()))
         yield
+    finally:
+        lock.release()
 
 
 def _put_aside_damaged_results(name):
@@ -173,12 +163,11 @@ def _execute(workspace, lesson, source, parameters):
             raise CourseError(
                 f"{lesson}, cell {error.exec_count}: {error.evalue}\n(executed so far: {copy})"
             ) from error
-        for pattern, way in WAYS_OUT:
-            if re.search(pattern, f"{error.ename}: {error.evalue}"):
-                raise CourseError(
-                    f"{lesson}, cell {error.exec_count}: {way}, then run the same command again; it goes on from here "
-                    f"({error.ename}).\n(executed so far: {copy})"
-                ) from error
+        if way := way_out(f"{error.ename}: {error.evalue}", "lesson"):
+            raise CourseError(
+                f"{lesson}, cell {error.exec_count}: {way}, then run the same command again; it goes on from here "
+                f"({error.ename}).\n(executed so far: {copy})"
+            ) from error
         lines = [line for line in _plain("\n".join(error.traceback)).splitlines() if line.strip()][-6:]
         raise CourseError(
             f"{lesson}, cell {error.exec_count}: {error.ename}: {error.evalue}\n  "

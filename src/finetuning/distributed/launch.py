@@ -19,39 +19,12 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from finetuning.distributed.jobs import training
-from finetuning.errors import CourseError
+from finetuning.errors import CourseError, way_out
 from finetuning.files import write_atomically
 from finetuning.trainer import last_whole_checkpoint
 
 if TYPE_CHECKING:
     from finetuning.workspace import Workspace
-
-# What a rank or a launcher says when it fails -> the way out. The first that fits is shown.
-WAYS_OUT = (
-    (
-        r"EADDRINUSE|[Aa]ddress already in use",
-        "another run uses this port; give another one (port=...) or wait for it to end",
-    ),
-    (
-        r"out of memory|can't allocate memory|MemoryError|Cannot allocate memory|bad_alloc|signal 9|SIGKILL",
-        "it ran out of memory or was killed; take a smaller micro_batch with more accumulation, a higher ZeRO stage, offload, or limit=",
-    ),
-    (
-        r"Extra inputs are not permitted|extra_forbidden",
-        "the DeepSpeed configuration has a key that DeepSpeed does not know; the lines above name it",
-    ),
-    (
-        r"DP world size of",
-        "the checkpoint is of another number of ranks; make a universal one of it (launch.universal_checkpoint)",
-    ),
-    (r"mpi4py", "the process was not started by a launcher; start it through launch.run or torch.distributed.run"),
-    (
-        r"CUDA_HOME|ninja is required|Ninja is required|Error building extension",
-        "an operator could not be compiled; use the torch optimizer (zero_force_ds_cpu_optimizer: false) or install a compiler",
-    ),
-    (r"No module named '?deepspeed", "DeepSpeed is not installed here; run make setup"),
-    (r"No space left on device", "the disk is full; free some space and run again"),
-)
 
 
 def run(
@@ -340,8 +313,6 @@ def _failure(one, code, log, limit):
         )
         lines = [line for line in said.splitlines() if line.strip()][-8:]
     text = "\n".join(lines) + (said if not errors else who)
-    way = next(
-        (way for pattern, way in WAYS_OUT if re.search(pattern, text, re.IGNORECASE)), f"the whole output is in {log}"
-    )
+    way = way_out(text, "training") or f"the whole output is in {log}"
     shown = "\n  ".join(lines[-6:])
     return f"The training {one['name']!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"
