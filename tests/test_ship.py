@@ -151,7 +151,7 @@ def test_a_quote_that_is_never_closed_costs_what_stands_behind_it_and_no_more(la
 
 
 def test_an_endless_cell_does_not_fill_the_memory(label, monkeypatch):
-    monkeypatch.setattr(predict, "LONGEST_CELL", 200_000)
+    monkeypatch.setattr("finetuning.reviews.LONGEST_CELL", 200_000)
     lines, counts, said = label("reviews.csv", 'text\ngood\n"' + "a" * 300_000 + "\nlast\n")
     assert numbers(lines) == [1, 3] and counts == (2, 1) and said_places(said) == [3]
 

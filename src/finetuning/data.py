@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,12 +13,12 @@ import numpy as np
 
 from finetuning.errors import CourseError, hub_error
 from finetuning.files import seal
+from finetuning.reviews import FORMATS, not_utf8, open_reviews
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "negative": 0, "positive": 1, "neg": 0, "pos": 1}
-FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 EXPECTED = "expected are a text in column 'text' and 0/1, negative/positive or neg/pos in column 'label'"
 LONGEST = 100_000  # characters; what follows in a longer text is cut when it is cleaned
 
@@ -82,55 +80,25 @@ def _split_files(folder):
     return files
 
 
-def _read_file(path):
-    """A file as a Dataset. CSV is read as it stands: every cell is text."""
-    import pyarrow.parquet as pq
+def _read_file(path: Path) -> Dataset:
+    """A file as a Dataset. Raises CourseError on the first row that cannot be read."""
     from datasets import Dataset
 
-    if not path.exists():
-        raise CourseError(f"There is no file {path}; check the path given as reviews.")
-    if path.suffix not in FORMATS:
-        raise CourseError(f"{path} is no CSV, JSON Lines or Parquet file ({', '.join(FORMATS)}).")
-    if path.stat().st_size == 0:
+    if path.is_file() and not path.stat().st_size:
         raise CourseError(f"{path} is empty; {EXPECTED}.")
+    rows = []
+    for row in open_reviews(path).rows:
+        bad = [column for column, cell in row.cells.items() if isinstance(cell, str) and not_utf8(cell)]
+        if row.problem or bad:
+            problem = row.problem or f"not UTF-8 text in the column {bad[0]!r}; save it as UTF-8"
+            raise CourseError(f"{path}, {row.place}: {problem}.")
+        rows.append(row.cells)
+    if not rows:
+        raise CourseError(f"{path} has no reviews, only a head line; {EXPECTED}.")
     try:
-        if path.suffix == ".parquet":
-            return Dataset(pq.read_table(path))
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(_csv_rows(file, path) if path.suffix == ".csv" else _json_rows(file, path))
-        if not rows:
-            raise CourseError(f"{path} has no reviews, only a head line; {EXPECTED}.")
         return Dataset.from_dict({column: [row.get(column) for row in rows] for column in rows[0]})
-    except UnicodeDecodeError as error:
-        raise CourseError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
-    except (ValueError, TypeError, OSError, csv.Error) as error:
+    except (ValueError, TypeError) as error:  # a column of JSON Lines that holds now this, now that
         raise CourseError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def _csv_rows(file, path):
-    csv.field_size_limit(2**30)  # a review of some MB is one cell
-    reader = csv.DictReader(file)
-    for row in reader:
-        if None in row:
-            raise CourseError(
-                f"{path}, line {reader.line_num}: more cells than columns; put texts that hold commas in double quotes."
-            )
-        yield row
-
-
-def _json_rows(file, path):
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise CourseError(
-                f"{path}, line {number}: not a JSON object ({error}); JSON Lines has one object per line."
-            ) from error
-        if not isinstance(row, dict):
-            raise CourseError(f"{path}, line {number}: not a JSON object but {line.strip()[:40]!r}.")
-        yield row
 
 
 def _read_hub(place, revision):
