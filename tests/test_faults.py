@@ -245,17 +245,17 @@ def _(world):
 
 @fault("launch: a training has no such option", "has no option stepz")
 def _(world):
-    jobs.training(world.workspace, "x", stepz=3)
+    jobs.training_job(world.workspace, "x", stepz=3)
 
 
 @fault("launch: a rank dies", "stopped, .*The way out")
 def _(world):
-    launch.run(jobs.training(world.workspace, "dies", steps=3), ranks=1, launcher="python")  # there are no reviews
+    launch.run(jobs.training_job(world.workspace, "dies", steps=3), ranks=1, launcher="python")  # there are no reviews
 
 
 @fault("zero: an unknown configuration", "no DeepSpeed configuration 'zero9'; choose one of zero0")
 def _(world):
-    jobs.training(world.workspace, "x", deepspeed="zero9")
+    jobs.training_job(world.workspace, "x", deepspeed="zero9")
 
 
 @fault("zero: a configuration that is no JSON", r"mine\.json")
@@ -271,7 +271,7 @@ def _(world):
 
 @fault("zero: no checkpoint to convert", "no whole checkpoint in .*run it with save_steps first")
 def _(world):
-    launch.universal_checkpoint(jobs.training(world.workspace, "x", deepspeed="zero1"))
+    launch.universal_checkpoint(jobs.training_job(world.workspace, "x", deepspeed="zero1"))
 
 
 @fault("plan: an unknown model", "google-t5/t5-small")

@@ -258,7 +258,7 @@ from datasets import DatasetDict
 workspace = Workspace(run, choose(profile, limit=limit))
 rows = Dataset.from_dict({"text": ["fine"] * 64, "input_ids": [[5, 6, 7, 1]] * 64, "labels": [[9, 1]] * 64})
 save_splits(DatasetDict({"train": rows, "test": rows}), workspace.data / "reviews")
-launch.run(jobs.training(workspace, "long", deepspeed="zero2", steps=100000))
+launch.run(jobs.training_job(workspace, "long", deepspeed="zero2", steps=100000))
 """
 
 

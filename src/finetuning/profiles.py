@@ -1,6 +1,6 @@
 """What to run: a profile names everything that differs between a laptop and a cluster."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetuning.errors import CourseError
@@ -28,10 +28,6 @@ class Profile:
     device_memory: int
     limit: int = 0  # largest number of training reviews, and of test reviews; 0: all
     seed: int = 1
-
-    def as_dict(self) -> dict:
-        """The settings as plain values."""
-        return asdict(self)
 
 
 def _t5(size: str, revision: str, batch_size: int, learning_rate: float, device_memory: int) -> Profile:

@@ -34,7 +34,7 @@ def seconds_by_ranks(ranks: int) -> float:
     from finetuning.workspace import Workspace
 
     workspace = Workspace("pocket", choose())
-    one = jobs.training(
+    one = jobs.training_job(
         workspace, f"bench_{ranks}", deepspeed="zero0", steps=6, micro_batch=8 // ranks, accumulation=2, shape=SHAPES["tiny"]
     )  # fmt: skip
     return float(np.median([rank["seconds_per_step"] for rank in launch.run(one, ranks=ranks)]))

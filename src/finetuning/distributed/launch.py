@@ -13,12 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from finetuning.distributed.jobs import training
+from finetuning.distributed.jobs import TrainingJob, jobs_as_json, training_job
 from finetuning.errors import CourseError, way_out
 from finetuning.files import write_atomically
 from finetuning.trainer import last_whole_checkpoint
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    trainings: dict | list[dict],
+    jobs: TrainingJob | list[TrainingJob],
     *,
     ranks: int = 2,
     launcher: str = "torchrun",
@@ -37,36 +38,33 @@ def run(
 ) -> list:
     """Start the trainings on ``ranks`` processes of this machine and return what each rank measured.
 
-    ``trainings`` is a dict from ``training`` or a list of them, run in turn. Progress of rank 0 is printed as it comes, all
+    ``jobs`` is one from ``jobs.training_job`` or a list of them, run in turn. Progress of rank 0 is printed as it comes, all
     output goes to the run's ``logs/``. ``launcher``: ``torchrun`` (torch.distributed.run), ``deepspeed`` or ``two nodes`` (two
     agents of torch.distributed.run that meet at ``port``; None: a free one) or ``python`` (one plain process). ``limit`` is in seconds. Returns a list of dicts, one per
     rank, for a training, and a list of such lists for a list. Raises CourseError with the failing rank's last lines and
     the known way out; no process is left behind, also when the cell is interrupted.
     """
-    several = isinstance(trainings, list)
+    several, jobs = isinstance(jobs, list), jobs if isinstance(jobs, list) else [jobs]
     if several and _gpus():  # processes that have touched a GPU cannot be copied, so each training pays its own start
-        return [run(one, ranks=ranks, launcher=launcher, port=port, limit=limit) for one in trainings]
-    trainings = trainings if isinstance(trainings, list) else [trainings]
-    for one in trainings:
-        folder = Path(one["folder"])
-        if not one["save_steps"]:
+        return [run(job, ranks=ranks, launcher=launcher, port=port, limit=limit) for job in jobs]
+    for job in jobs:
+        folder = Path(job.folder)
+        if not job.save_steps:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("rank*.json"):
             old.unlink()
-    log = Path(trainings[0]["log"])
+    log = Path(jobs[0].log)
     log.parent.mkdir(parents=True, exist_ok=True)
     config = log.with_suffix(".json")
-    write_atomically(config, json.dumps(trainings, indent=1))
+    write_atomically(config, jobs_as_json(jobs))
     commands = command(launcher, config, ranks, free_port(port or 0))
     with log.open("wb") as file:
         code = _watch(commands, _environment(ranks), file, limit)
-    for one in trainings:
-        if len([*Path(one["folder"]).glob("rank*[0-9].json")]) < ranks:
-            raise CourseError(_failure(one, code, log, limit))
-    collected = [
-        [json.loads((Path(one["folder"]) / f"rank{r}.json").read_text()) for r in range(ranks)] for one in trainings
-    ]
+    for job in jobs:
+        if len([*Path(job.folder).glob("rank*[0-9].json")]) < ranks:
+            raise CourseError(_failure(job, code, log, limit))
+    collected = [[json.loads((Path(job.folder) / f"rank{r}.json").read_text()) for r in range(ranks)] for job in jobs]
     return collected if several else collected[0]
 
 
@@ -144,11 +142,11 @@ def largest_trainable(
     """
     fitted = {}
     for name, shape in shapes.items():
-        one = training(
+        job = training_job(
             workspace, f"largest_{name}", deepspeed=deepspeed, bf16=True, shape=shape, steps=4, micro_batch=1
         )
         try:
-            fitted[name] = run(one, ranks=ranks, launcher="torchrun" if deepspeed else "python")[0]
+            fitted[name] = run(job, ranks=ranks, launcher="torchrun" if deepspeed else "python")[0]
         except CourseError as error:
             if "ran out of memory" not in str(error):
                 raise
@@ -237,19 +235,19 @@ def _read_lines(process: subprocess.Popen, lines: queue.SimpleQueue[bytes]) -> N
     lines.put(b"")
 
 
-def universal_checkpoint(one: dict) -> dict:
+def universal_checkpoint(job: TrainingJob) -> TrainingJob:
     """Turn the last whole checkpoint of a DeepSpeed training into a universal one, which any number of ranks can load.
 
     Returns the training with a configuration that loads it. Raises CourseError where there is no checkpoint yet.
     """
-    found = last_whole_checkpoint(one["folder"])
-    if found is None:
+    found = last_whole_checkpoint(job.folder)
+    if found is None or job.deepspeed is None:
         raise CourseError(
-            f"The training {one['name']!r} has no whole checkpoint in {one['folder']}; run it with save_steps first."
+            f"The training {job.name!r} has no whole checkpoint in {job.folder}; run it with save_steps first."
         )
     checkpoint = Path(found)
     tag = (checkpoint / "latest").read_text().strip()
-    settings = json.loads(Path(one["deepspeed"]).read_text())
+    settings = json.loads(Path(job.deepspeed).read_text())
     words = [
         sys.executable,
         "-m",
@@ -268,9 +266,9 @@ def universal_checkpoint(one: dict) -> dict:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise CourseError(f"The checkpoint {checkpoint} could not be turned into a universal one: {last}")
-    path = Path(one["folder"]) / "universal.json"
+    path = Path(job.folder) / "universal.json"
     write_atomically(path, json.dumps(settings | {"checkpoint": {"load_universal": True}}))
-    return one | {"deepspeed": str(path), "die_at": None}
+    return replace(job, deepspeed=str(path), die_at=None)
 
 
 def stop(processes: list[subprocess.Popen], patience: float = 5) -> None:
@@ -290,15 +288,15 @@ def stop(processes: list[subprocess.Popen], patience: float = 5) -> None:
                 process.wait(timeout=max(0.1, ends - time.monotonic()))
 
 
-def _failure(one, code, log, limit):
+def _failure(job, code, log, limit):
     """One sentence on a failed training, the failing rank's last lines and the way out."""
-    folder = Path(one["folder"])
+    folder = Path(job.folder)
     errors = [json.loads(path.read_text()) for path in folder.glob("rank*.error.json")]
     # A rank that lost its peer says so; the cause is the error of the peer.
     errors.sort(key=lambda error: (bool(re.search("onnection (closed|reset)|peer", error["message"])), error["when"]))
     said = log.read_text(errors="replace")
     if code == 124:
-        return f"The training {one['name']!r} did not end within {limit} s and was stopped; raise limit= or take fewer steps (log: {log})."
+        return f"The training {job.name!r} did not end within {limit} s and was stopped; raise limit= or take fewer steps (log: {log})."
     if errors:
         first = errors[0]
         who, lines = (
@@ -315,4 +313,4 @@ def _failure(one, code, log, limit):
     text = "\n".join(lines) + (said if not errors else who)
     way = way_out(text, "training") or f"the whole output is in {log}"
     shown = "\n  ".join(lines[-6:])
-    return f"The training {one['name']!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"
+    return f"The training {job.name!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"

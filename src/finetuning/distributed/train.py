@@ -1,6 +1,6 @@
 """Lesson 04: the script that a launcher starts once per device: ``python -m finetuning.distributed.train CONFIG.json``.
 
-CONFIG.json holds one training or a list of trainings, as ``jobs.training`` writes them. Each rank writes what it measured
+CONFIG.json holds one training or a list of trainings, as ``jobs.training_job`` writes them. Each rank writes what it measured
 to ``rank<N>.json`` in the training's folder; rank 0 prints the progress. The same file serves one process, two on a laptop
 and many nodes: rank, world size and address come from the launcher's environment variables.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetuning.distributed import watch
+from finetuning.distributed.jobs import TrainingJob, read_jobs
 from finetuning.distributed.watch import Watch, progress
 from finetuning.files import write_atomically
 
@@ -31,34 +32,34 @@ if TYPE_CHECKING:
     from finetuning.profiles import Profile
 
 
-def arguments(training: dict) -> Seq2SeqTrainingArguments:
+def arguments(job: TrainingJob) -> Seq2SeqTrainingArguments:
     """The Trainer's arguments of a training. ``deepspeed`` names the JSON file that both the Trainer and DeepSpeed read."""
     import torch
     from transformers import Seq2SeqTrainingArguments
 
     on_cpu = not torch.cuda.is_available()
     return Seq2SeqTrainingArguments(
-        output_dir=training["folder"],
-        max_steps=training["steps"],
-        per_device_train_batch_size=training["micro_batch"],
-        gradient_accumulation_steps=training["accumulation"],
-        learning_rate=training["learning_rate"],
+        output_dir=job.folder,
+        max_steps=job.steps,
+        per_device_train_batch_size=job.micro_batch,
+        gradient_accumulation_steps=job.accumulation,
+        learning_rate=job.learning_rate,
         warmup_steps=0.1,
         weight_decay=0.01,
-        bf16=training["bf16"],
-        deepspeed=training["deepspeed"],
+        bf16=job.bf16,
+        deepspeed=job.deepspeed,
         train_sampling_strategy="random",  # the same global batches whatever the number of ranks
         logging_steps=1,
-        save_strategy="steps" if training["save_steps"] else "no",
-        save_steps=training["save_steps"] or 500,
+        save_strategy="steps" if job.save_steps else "no",
+        save_steps=job.save_steps or 500,
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
         disable_tqdm=True,
-        seed=training["seed"],
+        seed=job.seed,
     )
 
 
-def train(training: dict) -> dict:
+def train(job: TrainingJob) -> dict:
     """Run one training on this rank; returns what it measured, as it stands in ``rank<N>.json``."""
     import torch
     from datasets import load_from_disk
@@ -76,26 +77,23 @@ def train(training: dict) -> dict:
     from finetuning.distributed.zero import built_cpu_adam, import_deepspeed
     from finetuning.machine import peak_memory
     from finetuning.models import load_model, load_tokenizer
-    from finetuning.profiles import Profile
     from finetuning.trainer import label_token_loss, last_whole_checkpoint
 
     quiet_libraries()
-    settings = Profile(**training["settings"])
+    settings = job.settings
     deepspeed = import_deepspeed()
-    if training["deepspeed"]:
+    if job.deepspeed:
         deepspeed.init_distributed()  # before any TrainingArguments, which would else start with one rank
-    args = arguments(training)
+    args = arguments(job)
     tokenizer = load_tokenizer(settings)
     set_seed(settings.seed)
-    model = T5ForConditionalGeneration(T5Config(**training["shape"])) if training["shape"] else load_model(settings)
+    model = T5ForConditionalGeneration(T5Config(**job.shape)) if job.shape else load_model(settings)
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
-    rows = load_from_disk(training["reviews"])["train"].select_columns(["input_ids", "labels"])
-    if training["tokens"]:
-        rows = rows.with_transform(
-            lambda some: some | {"input_ids": [ids[: training["tokens"]] for ids in some["input_ids"]]}
-        )
-    measuring = Watch(training)
-    offloads = training["deepspeed"] and "offload_optimizer" in Path(training["deepspeed"]).read_text()
+    rows = load_from_disk(job.reviews)["train"].select_columns(["input_ids", "labels"])
+    if job.tokens:
+        rows = rows.with_transform(lambda some: some | {"input_ids": [ids[: job.tokens] for ids in some["input_ids"]]})
+    measuring = Watch(job)
+    offloads = job.deepspeed and "offload_optimizer" in Path(job.deepspeed).read_text()
     cpu_adam = built_cpu_adam() if offloads else None
     trainer = Seq2SeqTrainer(
         model, args, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
@@ -106,33 +104,33 @@ def train(training: dict) -> dict:
         trainer.optimizer_cls_and_kwargs = (cpu_adam, {"lr": args.learning_rate})
     measuring.trainer = trainer
     began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(training["folder"]) if training["save_steps"] else None)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(job.folder) if job.save_steps else None)
     seconds = time.perf_counter() - began
     wrapped = type(trainer.model_wrapped).__name__
-    if training["deepspeed"] and wrapped != "DeepSpeedEngine":
+    if job.deepspeed and wrapped != "DeepSpeedEngine":
         raise RuntimeError(f"the model was wrapped as {wrapped}, not as a DeepSpeedEngine: DeepSpeed did not run")
     measured = {
-        "name": training["name"], "rank": args.process_index, "world_size": args.world_size, "engine": wrapped,
+        "name": job.name, "rank": args.process_index, "world_size": args.world_size, "engine": wrapped,
         "optimizer": type(innermost(trainer.optimizer)).__name__,
         "parameters": parameters, "train_seconds": seconds,
-        "train_reviews_per_second": training["steps"] * training["micro_batch"] * training["accumulation"] * args.world_size / seconds,
+        "train_reviews_per_second": job.steps * job.micro_batch * job.accumulation * args.world_size / seconds,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "steps": [entry["step"] for entry in trainer.state.log_history if "loss" in entry],
         **measuring.measured(), **peak_memory(),
     }  # fmt: skip
-    if training["save"]:
-        trainer.save_model(training["folder"])  # gathers the shards of all ranks
+    if job.save:
+        trainer.save_model(job.folder)  # gathers the shards of all ranks
         unset_hf_deepspeed_config()  # else from_pretrained would shard what it loads
         if args.process_index == 0:
-            shrink_model(training["folder"], tokenizer)
+            shrink_model(job.folder, tokenizer)
         wait_for_all()
-        measured |= score_share(training, settings, args)
+        measured |= score_share(job, settings, args)
     if torch.distributed.is_initialized():
-        deepspeed.comm.destroy_process_group() if training["deepspeed"] else torch.distributed.destroy_process_group()
+        deepspeed.comm.destroy_process_group() if job.deepspeed else torch.distributed.destroy_process_group()
     return measured
 
 
-def shrink_model(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def shrink_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Load the saved weights and save them once more with their tokenizer: DeepSpeed stores T5's tied embedding several times."""
     import torch
     from transformers import T5ForConditionalGeneration
@@ -142,7 +140,7 @@ def shrink_model(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def score_share(training: dict, settings: Profile, args: Seq2SeqTrainingArguments) -> dict:
+def score_share(job: TrainingJob, settings: Profile, args: Seq2SeqTrainingArguments) -> dict:
     """Label scores of this rank's share of the test reviews by the saved model, and how many reviews per second that made."""
     from dataclasses import replace
 
@@ -151,8 +149,8 @@ def score_share(training: dict, settings: Profile, args: Seq2SeqTrainingArgument
     from finetuning.labels import score_labels
     from finetuning.models import load_model, load_tokenizer
 
-    saved = replace(settings, model=training["folder"], model_revision=None)
-    texts = load_from_disk(training["reviews"])["test"]["text"][args.process_index :: args.world_size]
+    saved = replace(settings, model=job.folder, model_revision=None)
+    texts = load_from_disk(job.reviews)["test"]["text"][args.process_index :: args.world_size]
     model = load_model(saved).to(args.device)
     scores, speed = score_labels(
         model, load_tokenizer(saved), texts, prompt=settings.prompt, max_length=settings.max_length
@@ -200,12 +198,12 @@ def die_with_the_launcher() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def run(training: dict) -> int:
+def run(job: TrainingJob) -> int:
     """One training with its log and its answer on disk; returns the exit code."""
     rank = int(os.environ.get("RANK", 0))
-    folder = Path(training["folder"])
+    folder = Path(job.folder)
     try:
-        answer = train(training)
+        answer = train(job)
     except BaseException as error:
         traceback.print_exc()
         last = traceback.format_exc().strip().splitlines()[-12:]
@@ -229,10 +227,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("config", help="JSON file with a training, or a list of them")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    trainings = json.loads(Path(given.config).read_text())
-    trainings = trainings if isinstance(trainings, list) else [trainings]
+    jobs = read_jobs(Path(given.config))
     rank = int(os.environ.get("RANK", 0))
-    log = Path(trainings[0]["log"]).with_suffix(f".rank{rank}.log")
+    log = Path(jobs[0].log).with_suffix(f".rank{rank}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     watch.PROGRESS = os.dup(1)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -240,8 +237,8 @@ def main(arguments: list[str] | None = None) -> int:
     watched = os.environ.get("FINETUNING_WATCHED") == "1"
     if watched:
         die_with_the_launcher()
-    if len(trainings) == 1:
-        return run(trainings[0])
+    if len(jobs) == 1:
+        return run(jobs[0])
     # Several small trainings, as the lesson compares them: each in a child of its own, so that none inherits the state of
     # another, and the imports are paid once.
     import transformers.models.t5.modeling_t5
@@ -252,16 +249,16 @@ def main(arguments: list[str] | None = None) -> int:
     import_deepspeed()
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (every engine imports it; it takes two seconds)
 
-    for i, training in enumerate(trainings):
+    for i, job in enumerate(jobs):
         child = os.fork()
         if child == 0:
             if watched:
                 die_with_the_launcher()
             meet_apart(f"training {i}")
-            os._exit(run(training))
+            os._exit(run(job))
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
-            progress(f"rank {rank} of {training['name']} was killed by signal {os.WTERMSIG(status)}")
+            progress(f"rank {rank} of {job.name} was killed by signal {os.WTERMSIG(status)}")
         if status:
             return 1
     return 0

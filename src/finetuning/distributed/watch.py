@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         TrainingArguments,
     )
 
+    from finetuning.distributed.jobs import TrainingJob
+
 
 COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first ones also allocate
 
@@ -27,8 +29,8 @@ class Watch:
     Rank 0 also prints a line of progress now and then. (A duck-typed ``TrainerCallback``: that class would import the Trainer.)
     """
 
-    def __init__(self, training: dict) -> None:
-        self.training, self.printed = training, 0.0
+    def __init__(self, job: TrainingJob) -> None:
+        self.job, self.printed = job, 0.0
         self.trainer: Any = None  # given once it exists
         self.seconds: list[float] = []
         self.bytes: dict[str, int] | None = None
@@ -57,7 +59,7 @@ class Watch:
         self.began = time.perf_counter()
         if state.global_step >= COUNT_AT:
             self.sent[state.global_step] = loopback_bytes()
-        if self.training["die_at"] == state.global_step:  # the lesson's power cut
+        if self.job.die_at == state.global_step:  # the lesson's power cut
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_substep_end(
@@ -82,9 +84,7 @@ class Watch:
         done = state.global_step == state.max_steps
         if args.process_index == 0 and logs and "loss" in logs and (done or time.monotonic() - self.printed > 3):
             self.printed = time.monotonic()
-            progress(
-                f"{self.training['name']:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}"
-            )
+            progress(f"{self.job.name:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}")
 
     def __getattr__(self, name):
         if name.startswith("on_"):

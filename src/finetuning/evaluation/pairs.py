@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,15 +38,27 @@ def kept_answers(workspace: Workspace, truth: np.ndarray) -> dict[str, np.ndarra
 # Two models on the same reviews
 
 
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two models on the same reviews: shares and differences of accuracies lie between -1 and 1."""
+
+    n: int  # reviews
+    only_first: int  # reviews that the first alone got right
+    only_second: int
+    p: float  # of McNemar's exact test, two-sided
+    difference: float  # the first's accuracy less the second's
+    low: float  # of the difference's bootstrap interval
+    high: float
+
+
 def paired(
     first: np.ndarray, second: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 1
-) -> dict:
+) -> PairedComparison:
     """Compare two models review by review; ``first`` and ``second`` say whether each was right (bool or 0/1 arrays).
 
     McNemar's test in its exact form (McNemar 1947): of the reviews on which exactly one is right, each is a coin toss if
     the two are equally good. The interval is the percentile bootstrap over reviews of the difference of the accuracies;
-    the kinds of reviews in a resample are multinomial, so they are drawn directly. Returns a dict: ``n``, ``only_first``,
-    ``only_second``, ``p``, ``difference``, ``low``, ``high``. Raises CourseError for arrays that do not belong together.
+    the kinds of reviews in a resample are multinomial, so they are drawn directly. Raises CourseError for arrays that do not belong together.
     """
     from scipy.stats import binomtest
 
@@ -59,23 +72,16 @@ def paired(
     shares = np.array([only_first, only_second, n - differing]) / n
     draws = np.random.default_rng(seed).multinomial(n, shares, resamples)
     low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [(1 - level) / 2, (1 + level) / 2])
-    return {
-        "n": n,
-        "only_first": only_first,
-        "only_second": only_second,
-        "p": float(binomtest(only_first, differing).pvalue) if differing else 1.0,
-        "difference": (only_first - only_second) / n,
-        "low": float(low),
-        "high": float(high),
-    }
+    p = float(binomtest(only_first, differing).pvalue) if differing else 1.0
+    return PairedComparison(n, only_first, only_second, p, (only_first - only_second) / n, float(low), float(high))
 
 
-def told_apart(pair: dict) -> bool:
+def told_apart(pair: PairedComparison) -> bool:
     """Whether the data settle who is better: McNemar's p under ALPHA, and an interval of the difference without zero."""
-    return pair["p"] < ALPHA and not pair["low"] <= 0 <= pair["high"]
+    return pair.p < ALPHA and not pair.low <= 0 <= pair.high
 
 
-def reviews_needed(pair: dict) -> int | None:
+def reviews_needed(pair: PairedComparison) -> int | None:
     """About how many test reviews it takes to see a difference like this one in POWER of all trials, at level ALPHA.
 
     Connor 1987 (Biometrics 43, 207-211): with a share ``s`` of reviews on which exactly one model is right and a
@@ -83,7 +89,7 @@ def reviews_needed(pair: dict) -> int | None:
     """
     from scipy.stats import norm
 
-    share, difference = (pair["only_first"] + pair["only_second"]) / pair["n"], pair["difference"]
+    share, difference = (pair.only_first + pair.only_second) / pair.n, pair.difference
     if difference == 0:
         return None
     significance, power = norm.ppf(1 - ALPHA / 2), norm.ppf(POWER)
@@ -91,19 +97,19 @@ def reviews_needed(pair: dict) -> int | None:
     return int(np.ceil(needed))
 
 
-def paired_verdict(first: str, second: str, pair: dict) -> str:
+def paired_verdict(first: str, second: str, pair: PairedComparison) -> str:
     """One sentence on two methods (names): who is better where the data say so, else how many reviews it would take."""
-    size = f"{100 * abs(pair['difference']):.1f} points"
+    size = f"{100 * abs(pair.difference):.1f} points"
     if told_apart(pair):
-        better, worse = (first, second) if pair["difference"] > 0 else (second, first)
-        low, high = sorted((abs(100 * pair["low"]), abs(100 * pair["high"])))
-        return f"{better} is better than {worse}: by {size} ({low:.1f} to {high:.1f}), p = {pair['p']:.2g}."
-    start = f"{first} and {second} cannot be told apart on {pair['n']:,} reviews (p = {pair['p']:.2g})"
+        better, worse = (first, second) if pair.difference > 0 else (second, first)
+        low, high = sorted((abs(100 * pair.low), abs(100 * pair.high)))
+        return f"{better} is better than {worse}: by {size} ({low:.1f} to {high:.1f}), p = {pair.p:.2g}."
+    start = f"{first} and {second} cannot be told apart on {pair.n:,} reviews (p = {pair.p:.2g})"
     needed = reviews_needed(pair)
     if needed is None:
-        alike = "the same reviews" if pair["only_first"] == 0 else "equally many"
+        alike = "the same reviews" if pair.only_first == 0 else "equally many"
         return f"{start}: they got {alike} right."
-    return f"{start}: were the difference of {size} real, about {_round(max(needed, pair['n'] + 1)):,} would be needed."
+    return f"{start}: were the difference of {size} real, about {_round(max(needed, pair.n + 1)):,} would be needed."
 
 
 def _round(count):

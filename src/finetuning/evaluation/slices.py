@@ -70,7 +70,7 @@ def slice_table(slices: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> 
             low, high = interval(answers)
             line |= {method: answers.mean(), f"{method} low": low, f"{method} high": high}
         pair = paired(right[first][rows], right[second][rows])
-        line |= {f"only {first}": pair["only_first"], f"only {second}": pair["only_second"], "p": pair["p"]}
+        line |= {f"only {first}": pair.only_first, f"only {second}": pair.only_second, "p": pair.p}
         lines.append(line)
     table = pd.DataFrame(lines)
     table["p of all"] = holm(table["p"])
