@@ -11,7 +11,7 @@ from authoring.first_cell import put_first_cells, repository
 from finetuning.errors import CourseError
 from finetuning.files import fill_block, write_atomically
 from finetuning.profiles import PROFILES, describe
-from finetuning.results import caption, results_table
+from finetuning.results import caption, markdown_table, results_table
 from finetuning.workspace import LESSONS, executed_copy, execution_mark, home, read_results, run_folder
 
 COMMAND = "make readme"
@@ -50,8 +50,8 @@ def blocks(results: dict) -> dict[str, str]:
         "start": f"```sh\ngit clone {repository()} course && cd course\nmake run\nmake test\n```",
         "results": _results(results),
         "memory": _memory(results),
-        "lessons": _table(LESSON_COLUMNS, [*map(_lesson, LESSONS), _all_lessons()]),
-        "profiles": _table(PROFILE_COLUMNS, [_profile(profile) for profile in PROFILES.values()]),
+        "lessons": markdown_table(LESSON_COLUMNS, [*map(_lesson, LESSONS), _all_lessons()]),
+        "profiles": markdown_table(PROFILE_COLUMNS, [_profile(profile) for profile in PROFILES.values()]),
     }
 
 
@@ -67,11 +67,6 @@ def draw_memory(results: dict, path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "finetuning"  # the same file from the same numbers
     fig = plot_rank_memory({_precision(rows): {str(row["stage"]): row["bytes_per_rank"] for row in rows}}, title)
     fig.savefig(path, format="svg", metadata={"Date": None})
-
-
-def _table(columns, rows):
-    lines = ["| " + " | ".join(row) + " |" for row in (columns, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
 
 
 def _links():
@@ -101,7 +96,7 @@ def _results(results):
             f"{run['versions']['transformers']}, deepspeed {run['versions']['deepspeed']}. "
             f"The whole course, run headless: {_duration(course_seconds(RUN))}.",
             "",
-            _table(RESULT_COLUMNS, rows),
+            markdown_table(RESULT_COLUMNS, rows),
             "",
             f"Accuracy and F1 on {tests} test reviews; intervals: bootstrap over the test reviews. {_bought(results)}".strip(),
         ]

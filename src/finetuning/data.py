@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetuning.errors import CourseError, hub_error
-from finetuning.files import seal
+from finetuning.files import sealed_aside
 from finetuning.reviews import FORMATS, not_utf8, open_reviews
 
 if TYPE_CHECKING:
@@ -206,15 +206,7 @@ def drop_rows(splits: DatasetDict, drop: dict[str, list[tuple[int, str]]]) -> Da
 
 def save_splits(splits: DatasetDict, folder: Path) -> Path:
     """``splits.save_to_disk`` under a temporary name, sealed, then renamed: a lesson never reads a half-written data set."""
-    partial = folder.with_name(folder.name + ".partial")
-    for old in (partial, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    try:
+    shutil.rmtree(folder, ignore_errors=True)
+    with sealed_aside(folder, "then run this lesson again") as partial:
         splits.save_to_disk(partial)
-        seal(partial)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise CourseError(
-            f"Could not write {folder}: {error.strerror or error}; free some space, then run this lesson again."
-        ) from error
     return partial.rename(folder)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,22 @@ def seal(folder: Path, **notes: Any) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
     sums = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
     write_atomically(folder / SEAL, json.dumps({"files": sums, **notes}, indent=1))
+
+
+@contextlib.contextmanager
+def sealed_aside(folder: Path, again: str) -> Iterator[Path]:
+    """A folder beside ``folder`` to write into, sealed at the end of the ``with`` block; what then becomes of it is the caller's.
+
+    When it cannot be written it is removed, and CourseError says so and what to do ``again``.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        seal(partial)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CourseError(f"Could not write {folder}: {error.strerror or error}; free some space, {again}.") from error
 
 
 def damage(folder: Path) -> str | None:

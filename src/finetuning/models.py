@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetuning.errors import CourseError, hub_error
-from finetuning.files import SEAL, seal
+from finetuning.files import SEAL, sealed_aside
 
 if TYPE_CHECKING:
     from transformers import (
@@ -124,18 +123,10 @@ def save_model(
 
     The model is written under a temporary name first, so that a full disk leaves an older one as it was.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with sealed_aside(folder, "then run the cell again") as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / "history.json").write_text(json.dumps(log_history))
-        seal(partial)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise CourseError(
-            f"Could not write {folder}: {error.strerror or error}; free some space, then run the cell again."
-        ) from error
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SEAL).unlink(missing_ok=True)
     for file in sorted(partial.iterdir(), key=lambda file: file.name == SEAL):  # the seal last

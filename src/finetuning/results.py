@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,6 +62,12 @@ def results_table(results: dict, *, price_per_hour: float | None = None) -> pd.D
             }
         )
     return pd.DataFrame(lines, index=[""] * len(lines))
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, a line per row."""
+    head, *lines = ("| " + " | ".join(row) + " |" for row in (columns, *rows))
+    return "\n".join([head, "|" + "---|" * len(columns), *lines])
 
 
 def caption(results: dict) -> str:

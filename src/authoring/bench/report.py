@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetuning.plots import BLUE, GREY, figure
+from finetuning.results import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,99 +22,128 @@ def peak_type(found: dict) -> str:
     return "bf16" if "bf16" in found["peak"] else "fp32"
 
 
-def _ladder(rows, unit="reviews/s"):
-    lines = [f"| change | {unit} (lowest-highest) | step | times the usual |", "|---|---|---|---|"]
+def _ladder(rows: list[dict]) -> str:
+    lines = []
     for row in rows:
         speed, times = row["speed"], row["times"]
         lines.append(
-            f"| {row['name']} | {speed['median']:.2f} ({speed['low']:.2f}-{speed['high']:.2f}) "
-            f"| {'-' if row['name'].startswith('tried') else 'x ' + format(row['step'], '.2f')} | {times['median']:.1f} ({times['low']:.1f}-{times['high']:.1f}) |"
+            (
+                row["name"],
+                f"{speed['median']:.2f} ({speed['low']:.2f}-{speed['high']:.2f})",
+                "-" if row["name"].startswith("tried") else f"x {row['step']:.2f}",
+                f"{times['median']:.1f} ({times['low']:.1f}-{times['high']:.1f})",
+            )
         )
+    return markdown_table(("change", "reviews/s (lowest-highest)", "step", "times the usual"), lines)
+
+
+def _shares(profiles: dict[str, dict[str, float]]) -> list[str]:
+    lines = []
+    for name, shares in profiles.items():
+        shown = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= 0.005)
+        lines.append(f"Time by operator, {name}: {shown}.")
     return lines
-
-
-def _shares(shares):
-    return ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= 0.005)
 
 
 def table(found: dict) -> str:
     """Everything that was measured, as Markdown."""
-    machine, training, prediction = found["machine"], found["training"], found["prediction"]
+    lines = [*_head(found), "", *_training(found), "", *_prediction(found)]
+    if accuracy := found.get("accuracy"):
+        lines += ["", *_accuracy(accuracy)]
+    lines += ["", *_growth(found["growth"]), "", *_data(found["data"]), "", *_start_up(found["start_up"])]
+    if course := found["course"]:
+        lines += ["", *_course(course)]
+    return "\n".join(lines) + f"\n\nThe bench took {found['minutes']:.0f} minutes.\n"
+
+
+def _head(found: dict) -> list[str]:
+    machine = found["machine"]
     kept = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     peaks = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in found["peak"].items())
-    lines = [
+    return [
         "# Speed, measured side by side",
         "",
         f"{found['model']}, on {found['reviews']} cut at {found['limit']} tokens; {machine['gpu'] or machine['processor']}, "
         f"{machine['cores']} cores, {machine['system']}; {kept}. Medians of {found['rounds']} rounds, seed {found['seed']}. "
         f"Peak of matrix products: {peaks}.",
-        "",
-        "## Training",
-        *_ladder(training["factors"]),
-        *(line for line in _ladder(training["beside"])[2:]),
-        "",
     ]
-    told = [
+
+
+def _training(found: dict) -> list[str]:
+    training = found["training"]
+    lines = ["## Training", _ladder([*training["factors"], *training["beside"]]), ""]
+    shares = [
         f"{name} {share['median']:.0%} ({share['low']:.0%}-{share['high']:.0%})"
         for name, share in training["share_of_peak"].items()
         if share
     ]
-    if told:
-        lines += [
-            f"Share of the {peak_type(found)} peak on batches over {LONG} tokens, padding counted: {', '.join(told)}.",
-            "",
-        ]
-    lines += [f"Time by operator, {name}: {_shares(shares)}." for name, shares in training["profile"].items()]
-    lines += ["", "## Prediction", *_ladder(prediction["factors"]), ""]
-    lines.append(
-        f"`generate` wrote {prediction['tokens_written_by_generate']:.1f} tokens per review. Answers as the usual way gives them: "
-        + ", ".join(f"{name} {share:.0%}" for name, share in prediction["same_answers"].items())
-        + f". The last way computes at {prediction['share_of_peak']:.0%} of the {peak_type(found)} peak, counted as the unpacked model would."
-    )
-    lines.append(
-        f"The usual way computes at {prediction['usual_share_of_fp32_peak']:.0%} of the fp32 peak. Ten times its speed, without padding, "
-        f"would need {prediction['ten_times_would_need'] / 1e9:.0f} GFLOP/s."
-    )
-    lines += [f"Time by operator, {name}: {_shares(shares)}." for name, shares in prediction["profile"].items()]
-    if accuracy := found.get("accuracy"):
-        lines += [
-            "",
-            "## Accuracy",
-            f"{accuracy['model']} fine-tuned on Pocket Reviews, {accuracy['n_test']} test reviews, mean of {accuracy['seeds']} seeds: "
-            f"usual recipe {accuracy['usual']:.4f}, ours {accuracy['ours']:.4f}, difference {accuracy['ours_minus_usual']:+.4f} "
-            f"(standard error {accuracy['standard_error']:.4f}, paired by seed); predicted in 8 bits {accuracy['int8']:.4f}, "
-            f"{accuracy['same_answers_int8']:.2%} of the answers as before.",
-        ]
-    lines += ["", "## How cost grows", "| with | exponent | seconds |", "|---|---|---|"]
-    for name, fit in found["growth"].items():
+    if shares:
+        wide = f"on batches over {LONG} tokens, padding counted"
+        lines += [f"Share of the {peak_type(found)} peak {wide}: {', '.join(shares)}.", ""]
+    return lines + _shares(training["profile"])
+
+
+def _prediction(found: dict) -> list[str]:
+    prediction = found["prediction"]
+    same = ", ".join(f"{name} {share:.0%}" for name, share in prediction["same_answers"].items())
+    return [
+        "## Prediction",
+        _ladder(prediction["factors"]),
+        "",
+        f"`generate` wrote {prediction['tokens_written_by_generate']:.1f} tokens per review. Answers as the usual way gives "
+        f"them: {same}. The last way computes at {prediction['share_of_peak']:.0%} of the {peak_type(found)} peak, counted as "
+        "the unpacked model would.",
+        f"The usual way computes at {prediction['usual_share_of_fp32_peak']:.0%} of the fp32 peak. Ten times its speed, "
+        f"without padding, would need {prediction['ten_times_would_need'] / 1e9:.0f} GFLOP/s.",
+        *_shares(prediction["profile"]),
+    ]
+
+
+def _accuracy(accuracy: dict) -> list[str]:
+    return [
+        "## Accuracy",
+        f"{accuracy['model']} fine-tuned on Pocket Reviews, {accuracy['n_test']} test reviews, mean of {accuracy['seeds']} "
+        f"seeds: usual recipe {accuracy['usual']:.4f}, ours {accuracy['ours']:.4f}, difference "
+        f"{accuracy['ours_minus_usual']:+.4f} (standard error {accuracy['standard_error']:.4f}, paired by seed); predicted in "
+        f"8 bits {accuracy['int8']:.4f}, {accuracy['same_answers_int8']:.2%} of the answers as before.",
+    ]
+
+
+def _growth(fits: dict[str, dict]) -> list[str]:
+    rows = []
+    for name, fit in fits.items():
         pairs = ", ".join(f"{size:,.0f}: {taken:.3f}" for size, taken in zip(fit["sizes"], fit["seconds"], strict=True))
         error = "two sizes only" if fit["standard_error"] is None else f"standard error {fit['standard_error']:.2f}"
-        lines.append(f"| {name} | {fit['exponent']:.2f} ({error}) | {pairs} |")
-    data = found["data"]
-    lines += ["", f"## Data: cleaning and tokenizing {data['reviews']:,} reviews", "| way | reviews/s |", "|---|---|"]
-    lines += [f"| {name} | {speed:,.0f} |" for name, speed in data["reviews_per_second"].items()]
+        rows.append((name, f"{fit['exponent']:.2f} ({error})", pairs))
+    return ["## How cost grows", markdown_table(("with", "exponent", "seconds"), rows)]
+
+
+def _data(data: dict) -> list[str]:
     tfidf = data["tfidf_training"]
-    lines += ["", f"TF-IDF and logistic regression learn {tfidf['reviews']:,} reviews in {tfidf['seconds']:.1f} s."]
-    lines += ["", "## Start-up", "| what | seconds (lowest-highest) |", "|---|---|"]
-    lines += [
-        f"| {name} | {taken['median']:.2f} ({taken['low']:.2f}-{taken['high']:.2f}) |"
-        for name, taken in found["start_up"].items()
+    rows = [(name, f"{speed:,.0f}") for name, speed in data["reviews_per_second"].items()]
+    return [
+        f"## Data: cleaning and tokenizing {data['reviews']:,} reviews",
+        markdown_table(("way", "reviews/s"), rows),
+        "",
+        f"TF-IDF and logistic regression learn {tfidf['reviews']:,} reviews in {tfidf['seconds']:.1f} s.",
     ]
-    if course := found["course"]:
-        kinds = list(next(iter(course.values())))
-        lines += [
-            "",
-            "## The headless course",
-            f"| lesson | seconds | {' | '.join(kinds)} |",
-            "|---|---|" + "---|" * len(kinds),
-        ]
-        whole = {kind: sum(mine[kind] for mine in course.values()) for kind in kinds}
-        for name, mine in {**course, "all": whole}.items():
-            total = sum(mine.values())
-            lines.append(
-                f"| {name} | {total:.0f} | " + " | ".join(f"{mine[kind] / total:.0%}" for kind in kinds) + " |"
-            )
-    return "\n".join(lines) + f"\n\nThe bench took {found['minutes']:.0f} minutes.\n"
+
+
+def _start_up(seconds: dict[str, dict]) -> list[str]:
+    rows = [
+        (name, f"{taken['median']:.2f} ({taken['low']:.2f}-{taken['high']:.2f})") for name, taken in seconds.items()
+    ]
+    return ["## Start-up", markdown_table(("what", "seconds (lowest-highest)"), rows)]
+
+
+def _course(course: dict[str, dict[str, float]]) -> list[str]:
+    kinds = list(next(iter(course.values())))
+    whole = {kind: sum(lesson[kind] for lesson in course.values()) for kind in kinds}
+    rows = []
+    for name, seconds in {**course, "all": whole}.items():
+        total = sum(seconds.values())
+        rows.append((name, f"{total:.0f}", *(f"{seconds[kind] / total:.0%}" for kind in kinds)))
+    return ["## The headless course", markdown_table(("lesson", "seconds", *kinds), rows)]
 
 
 def figures(found: dict, folder: Path) -> None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from finetuning.files import write_atomically
+from finetuning.profiles import ASSETS
 from finetuning.results import caption, results_table
 from finetuning.workspace import LESSONS, Workspace, home
 
@@ -29,9 +30,8 @@ def write_report(workspace: Workspace) -> Path:
 
     Everything a page needs is inside it: no script or style is fetched when it is opened.
     """
-    import html
-
     import nbformat
+    from jinja2 import Environment
     from nbconvert import HTMLExporter
 
     results = workspace.results()
@@ -54,17 +54,8 @@ def write_report(workspace: Workspace) -> Path:
         page = _with_pictures(page).replace("<main>", bar + "<main>", 1)
         write_atomically(workspace.notebooks / f"{lesson}.html", page)
     table = results_table(results)
-    lessons = "".join(
-        f'<li><a href="notebooks/{lesson}.html">{lesson[:2]} {html.escape(titles[lesson])}</a></li>' for lesson in done
-    )
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Fine-tuning: results</title><style>'
-        "body{font:16px/1.5 sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
-        "table{border-collapse:collapse}th,td{padding:.4rem .8rem;border-bottom:1px solid #ddd;text-align:right}"
-        "th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}</style></head><body><h1>Results of this run</h1>"
-        f"{table.to_html(border=0, index=False) if len(table) else '<p>No results yet.</p>'}"
-        f"<p>{html.escape(caption(results))}. Intervals: 95 %, bootstrap over the test reviews.</p>"
-        f"<h2>The lessons as this run executed them</h2><ul>{lessons}</ul></body></html>"
-    )
+    template = Environment(autoescape=True).from_string((ASSETS / "report.html.j2").read_text(encoding="utf-8"))
+    shown = table.to_html(border=0, index=False) if len(table) else ""
+    page = template.render(table=shown, caption=caption(results), titles=titles)
     write_atomically(workspace.path / "report.html", page)
     return workspace.path / "report.html"

@@ -54,8 +54,7 @@ def activation_bytes(
     decoder_layer = attention(written) + cross + feed_forward(written)
     logits = reviews * 4 * written * shape.vocab_size  # cross-entropy keeps the log-probabilities in fp32
     ends = read * (norm(0) + 8), written * (norm(1) + 8)
-    # the relative positions and their bias: once, whatever the number of reviews
-    places, bias = 8 * read**2, heads * stream * read**2
+    places, bias = 8 * read**2, heads * stream * read**2  # of relative positions: once, whatever the number of reviews
     if checkpointing:  # a layer's inputs; beside them the masks and the position bias, which all layers share
         masks = stream * read * (read + written), stream * written**2
         output = read * d * stream if autocast else 0

@@ -26,7 +26,9 @@ from finetuning.files import write_atomically
 if TYPE_CHECKING:
     from transformers import (
         PreTrainedTokenizerBase,
+        Seq2SeqTrainer,
         Seq2SeqTrainingArguments,
+        T5ForConditionalGeneration,
     )
 
     from finetuning.profiles import Profile
@@ -62,22 +64,14 @@ def arguments(job: TrainingJob) -> Seq2SeqTrainingArguments:
 def train(job: TrainingJob) -> dict:
     """Run one training on this rank; returns what it measured, as it stands in ``rank<N>.json``."""
     import torch
-    from datasets import load_from_disk
-    from transformers import (
-        DataCollatorForSeq2Seq,
-        PrinterCallback,
-        Seq2SeqTrainer,
-        T5Config,
-        T5ForConditionalGeneration,
-        set_seed,
-    )
+    from transformers import T5Config, T5ForConditionalGeneration, set_seed
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     from finetuning.distributed.memory import innermost
-    from finetuning.distributed.zero import built_cpu_adam, import_deepspeed
+    from finetuning.distributed.zero import import_deepspeed
     from finetuning.machine import peak_memory
     from finetuning.models import load_model, load_tokenizer
-    from finetuning.trainer import label_token_loss, last_whole_checkpoint
+    from finetuning.trainer import last_whole_checkpoint
 
     quiet_libraries()
     settings = job.settings
@@ -89,20 +83,8 @@ def train(job: TrainingJob) -> dict:
     set_seed(settings.seed)
     model = T5ForConditionalGeneration(T5Config(**job.shape)) if job.shape else load_model(settings)
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
-    rows = load_from_disk(job.reviews)["train"].select_columns(["input_ids", "labels"])
-    if job.tokens:
-        rows = rows.with_transform(lambda some: some | {"input_ids": [ids[: job.tokens] for ids in some["input_ids"]]})
     measuring = Watch(job)
-    offloads = job.deepspeed and "offload_optimizer" in Path(job.deepspeed).read_text()
-    cpu_adam = built_cpu_adam() if offloads else None
-    trainer = Seq2SeqTrainer(
-        model, args, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        compute_loss_func=label_token_loss, callbacks=[measuring],
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    if cpu_adam:
-        trainer.optimizer_cls_and_kwargs = (cpu_adam, {"lr": args.learning_rate})
-    measuring.trainer = trainer
+    measuring.trainer = trainer = _trainer(job, args, model, tokenizer, measuring)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(job.folder) if job.save_steps else None)
     seconds = time.perf_counter() - began
@@ -128,6 +110,35 @@ def train(job: TrainingJob) -> dict:
     if torch.distributed.is_initialized():
         deepspeed.comm.destroy_process_group() if job.deepspeed else torch.distributed.destroy_process_group()
     return measured
+
+
+def _trainer(
+    job: TrainingJob,
+    args: Seq2SeqTrainingArguments,
+    model: T5ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    watch: Watch,
+) -> Seq2SeqTrainer:
+    """The Trainer of a job, as in lesson 03 but for what measures it."""
+    from datasets import load_from_disk
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer
+
+    from finetuning.distributed.zero import built_cpu_adam
+    from finetuning.trainer import label_token_loss
+
+    rows = load_from_disk(job.reviews)["train"].select_columns(["input_ids", "labels"])
+    if job.tokens:
+        rows = rows.with_transform(lambda some: some | {"input_ids": [ids[: job.tokens] for ids in some["input_ids"]]})
+    offloads = job.deepspeed and "offload_optimizer" in Path(job.deepspeed).read_text()
+    cpu_adam = built_cpu_adam() if offloads else None
+    trainer = Seq2SeqTrainer(
+        model, args, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        compute_loss_func=label_token_loss, callbacks=[watch],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    if cpu_adam:
+        trainer.optimizer_cls_and_kwargs = (cpu_adam, {"lr": args.learning_rate})
+    return trainer
 
 
 def shrink_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 
 from finetuning.labels import LABEL_WORDS
 from finetuning.profiles import describe
+from finetuning.results import markdown_table
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
     from huggingface_hub import ModelCard
 
+    from finetuning.profiles import Profile
     from finetuning.workspace import Workspace
 
 CARD = "README.md"
+NO_LICENCE = "No licence is stated: add the one of the model it started from."
 OPEN_MODELS = ("pocket T5", "google-t5/")  # their licence is Apache 2.0, which what is trained from them may keep
 
 
@@ -62,25 +65,14 @@ def model_card(
     return ModelCard(f"---\n{card.to_yaml()}\n---\n\n{text}")
 
 
-def _is_hub_id(place):
+def _is_hub_id(place: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", place) is not None
 
 
-def _card_text(settings, results, row, sizes, remarks):
+def _card_text(settings: Profile, results: dict, row: dict, sizes: dict[str, int], remarks: Sequence[str]) -> str:
     model, data, run = describe(settings.model), describe(settings.reviews), results["run"]
     others = [
         other for other in results["rows"] if other["method"] in ("majority", "tfidf", "zero_shot", "from_scratch")
-    ]
-    table = [
-        f"| {r['method']} | {r['accuracy']:.3f} | {r['accuracy_low']:.3f} to {r['accuracy_high']:.3f} | {r['f1']:.3f} | {r['n_test']:,} |"
-        for r in (row, *others)
-    ]
-    limits = [
-        f"Measured on {row['n_test']:,} reviews of {data} and on nothing else: expect less on other kinds of text.",
-        f"It reads English, and of a long review only the first {settings.max_length:,} tokens.",
-        "It always answers with one of two words: a text that is mixed, neutral or no review at all gets one of them as well.",
-        "The score is the model's own probability between the two words, and no promise that it is right as often.",
-        "It judges texts, not people; do not let it decide about anybody.",
     ]
     hardware, versions = run["hardware"], run["versions"]
     machine = hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
@@ -94,7 +86,8 @@ def _card_text(settings, results, row, sizes, remarks):
             "",
             "## How to use it",
             "",
-            "The answer is one token long, so one decoder step is enough. `folder` is where this card lies, or the model's id on the Hub.",
+            "The answer is one token long, so one decoder step is enough. `folder` is where this card lies, or the model's id "
+            "on the Hub.",
             "",
             "```python",
             _snippet(settings),
@@ -102,36 +95,55 @@ def _card_text(settings, results, row, sizes, remarks):
             "",
             "## What it learned from",
             "",
-            f"{sizes['train']:,} training reviews of {data}; {sizes['validation']:,} validation reviews chose the checkpoint, and "
-            f"{sizes['test']:,} test reviews, which training never saw, gave the numbers. Repeated reviews were taken out.",
+            f"{sizes['train']:,} training reviews of {data}; {sizes['validation']:,} validation reviews chose the checkpoint, "
+            f"and {sizes['test']:,} test reviews, which training never saw, gave the numbers. Repeated reviews were taken out.",
             "",
             f"Start: {model}. {settings.epochs} epochs, batches of {settings.batch_size}, AdamW, learning rate "
             f"{settings.learning_rate:g}, at most {settings.max_length:,} tokens, seed {settings.seed}. "
-            f"{row['train_seconds']:.0f} s on {machine}, with transformers {versions['transformers']} and torch {versions['torch']}.",
+            f"{row['train_seconds']:.0f} s on {machine}, with transformers {versions['transformers']} and torch "
+            f"{versions['torch']}.",
             "",
             "## How good it is",
             "",
-            "| method | accuracy | 95 % interval | F1 | test reviews |",
-            "|---|---|---|---|---|",
-            *table,
+            _accuracies((row, *others)),
             "",
             "Intervals: percentile bootstrap over the test reviews. The other rows are baselines on the same reviews.",
             *(["", *[f"- {remark}" for remark in remarks]] if remarks else []),
             "",
             "## Limits",
             "",
-            *[f"- {limit}" for limit in limits],
-            *(
-                []
-                if model.startswith(OPEN_MODELS)
-                else ["", "No licence is stated: add the one of the model it started from."]
-            ),
+            *[f"- {limit}" for limit in _limits(row["n_test"], data, settings.max_length)],
+            *([] if model.startswith(OPEN_MODELS) else ["", NO_LICENCE]),
             "",
         ]
     )
 
 
-def _snippet(settings):
+def _accuracies(rows: Sequence[dict]) -> str:
+    lines = [
+        (
+            row["method"],
+            f"{row['accuracy']:.3f}",
+            f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
+            f"{row['f1']:.3f}",
+            f"{row['n_test']:,}",
+        )
+        for row in rows
+    ]
+    return markdown_table(("method", "accuracy", "95 % interval", "F1", "test reviews"), lines)
+
+
+def _limits(reviews: int, data: str, max_length: int) -> list[str]:
+    return [
+        f"Measured on {reviews:,} reviews of {data} and on nothing else: expect less on other kinds of text.",
+        f"It reads English, and of a long review only the first {max_length:,} tokens.",
+        "It always answers with one of two words: a text that is mixed, neutral or no review at all gets one of them as well.",
+        "The score is the model's own probability between the two words, and no promise that it is right as often.",
+        "It judges texts, not people; do not let it decide about anybody.",
+    ]
+
+
+def _snippet(settings: Profile) -> str:
     prompt, words = json.dumps(settings.prompt), ", ".join(f'"{word}"' for word in LABEL_WORDS)
     return f"""\
 import torch
