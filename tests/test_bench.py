@@ -1,4 +1,4 @@
-"""The bench: its arithmetic, that the fast ways compute what the slow ones do, and one quick run from end to end."""
+"""The bench: its arithmetic, that the fast recipes_of_prediction compute what the slow ones do, and one quick run from end to end."""
 
 import copy
 import itertools
@@ -162,19 +162,19 @@ def test_a_wrong_number_of_rounds_is_told():
 
 
 def test_each_measurement_has_a_process_of_its_own():
-    assert len({os.getpid(), contenders.apart(os.getpid), contenders.apart(os.getpid)}) == 3
+    assert len({os.getpid(), contenders.in_own_process(os.getpid), contenders.in_own_process(os.getpid)}) == 3
 
 
 def test_a_killed_measurement_is_told():
     with pytest.raises(CourseError, match="process was killed"):
-        contenders.apart(os._exit, 9)
+        contenders.in_own_process(os._exit, 9)
 
 
 def test_ways_to_predict_make_one_change_each(model):
-    ways = [vars(way) for way in prediction.prediction_ways(model.config).values()]
-    assert all(len(set(a.items()) ^ set(b.items())) == 2 for a, b in itertools.pairwise(ways))
+    recipes_of_prediction = [vars(recipe) for recipe in prediction.prediction_recipes(model.config).values()]
+    assert all(len(set(a.items()) ^ set(b.items())) == 2 for a, b in itertools.pairwise(recipes_of_prediction))
     model.config.is_gated_act = True
-    assert not any(way.packed for way in prediction.prediction_ways(model.config).values())
+    assert not any(recipe.packed for recipe in prediction.prediction_recipes(model.config).values())
 
 
 @pytest.mark.slow

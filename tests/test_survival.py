@@ -18,7 +18,7 @@ from conftest import NOTEBOOKS, ROOT
 
 from finetuning.course import runner
 from finetuning.errors import CourseError
-from finetuning.files import damage, seal
+from finetuning.files import find_damage, seal
 from finetuning.profiles import choose
 from finetuning.workspace import LESSONS, Workspace
 
@@ -143,7 +143,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_results(unbroken, tmp_pa
         first, second = (json.loads((r / "pocket" / "scores" / f"{method}.json").read_text()) for r in (runs, unbroken))
         assert first == second  # to the sixth digit: the same seed twice gives the same model
     assert not list((runs / "pocket").rglob("*.partial"))
-    assert damage(runs / "pocket" / "models" / "trainer") is None
+    assert find_damage(runs / "pocket" / "models" / "trainer") is None
     rows = json.loads((runs / "pocket" / "results.json").read_text())["rows"]
     assert all(0.2 < row["train_seconds"] < 300 for row in rows if row["method"] in ("trainer", "from_scratch"))
 
@@ -224,17 +224,17 @@ def test_a_lesson_does_not_trust_what_was_damaged(unbroken, tmp_path, monkeypatc
 def test_a_seal_tells_what_is_wrong(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c.txt").write_text("c")
-    assert damage(tmp_path / "a") == "it was not written to its end"
+    assert find_damage(tmp_path / "a") == "it was not written to its end"
     seal(tmp_path / "a", seconds=3)
-    assert damage(tmp_path / "a") is None
+    assert find_damage(tmp_path / "a") is None
     (tmp_path / "a" / "more.txt").write_text("later additions are allowed")
-    assert damage(tmp_path / "a") is None
+    assert find_damage(tmp_path / "a") is None
     (tmp_path / "a" / "b" / "c.txt").write_text("d")
-    assert damage(tmp_path / "a") == "b/c.txt has changed since it was written"
+    assert find_damage(tmp_path / "a") == "b/c.txt has changed since it was written"
     (tmp_path / "a" / "b" / "c.txt").unlink()
-    assert damage(tmp_path / "a") == "b/c.txt is gone"
+    assert find_damage(tmp_path / "a") == "b/c.txt is gone"
     (tmp_path / "a" / "sha256.json").write_text("{")
-    assert damage(tmp_path / "a") == "sha256.json cannot be read"
+    assert find_damage(tmp_path / "a") == "sha256.json cannot be read"
 
 
 def small_course(folder, code):

@@ -98,12 +98,12 @@ def _results(results):
             "",
             markdown_table(RESULT_COLUMNS, rows),
             "",
-            f"Accuracy and F1 on {tests} test reviews; intervals: bootstrap over the test reviews. {_bought(results)}".strip(),
+            f"Accuracy and F1 on {tests} test reviews; intervals: bootstrap over the test reviews. {_gain_sentences(results)}".strip(),
         ]
     )
 
 
-def _bought(results):
+def _gain_sentences(results):
     """What fine-tuning bought in this run, whichever way it came out."""
     from finetuning.results import verdict
 
@@ -117,11 +117,11 @@ def _memory(results):
     if not rows:
         return f"Memory per rank: {MISSING}."
     held = {row["stage"]: sum(row["bytes_per_rank"].values()) / 2**20 for row in rows}
-    said = ", ".join(f"stage {stage} {size:.1f} MiB" for stage, size in held.items())
-    alternative = f"Stacked bars of the bytes each rank holds in {_precision(rows)}, by ZeRO stage: {said}."
+    sizes = ", ".join(f"stage {stage} {size:.1f} MiB" for stage, size in held.items())
+    alternative = f"Stacked bars of the bytes each rank holds in {_precision(rows)}, by ZeRO stage: {sizes}."
     return (
         f"![{alternative}](img/{PICTURE})\n\n"
-        f"{results['run']['model']}, {_precision(rows)}, {rows[0]['world_size']} ranks, counted between two micro-batches: {said}."
+        f"{results['run']['model']}, {_precision(rows)}, {rows[0]['world_size']} ranks, counted between two micro-batches: {sizes}."
     )
 
 

@@ -128,7 +128,7 @@ def _pieces(cell, kind):
     plain = MINUTES.sub("", FOLDED.sub(r"\n\n\2", cell.source)).strip()
     if kind == "notes":
         return [_notes(plain)]
-    shown = [_markdown(text, height) for text, height in _face(FOLDED.sub("", cell.source))]
+    shown = [_markdown(text, height) for text, height in _slide_blocks(FOLDED.sub("", cell.source))]
     shown[0].metadata.slideshow["slide_type"] = kind
     notes = [_notes(cell.metadata["notes"])] if "notes" in cell.metadata else []
     return [shown[0], *notes, _notes(plain), *shown[1:]]
@@ -150,9 +150,9 @@ def _notes(text):
     return _cell(new_markdown_cell, re.sub(r"!\[(.*?)\]\(.*?\)", r"(Picture: \1)", text), "notes", 0)
 
 
-def _face(text):
+def _slide_blocks(text):
     """What of a text a slide shows: (Markdown, height) for its heading, first sentences, questions, lists, tables and pictures."""
-    said, heading = False, ""
+    has_text, heading = False, ""
     for block in re.split(r"\n\s*\n", MINUTES.sub("", text).strip()):
         if block.startswith("#"):
             heading, _, block = block.partition("\n")
@@ -174,9 +174,9 @@ def _face(text):
             if heading.startswith("### Exercise"):
                 kept = block
             else:
-                kept = "" if said else _first_sentences(block[: asked.start()] if asked else block, 30)
+                kept = "" if has_text else _first_sentences(block[: asked.start()] if asked else block, 30)
                 kept = f"{kept} {asked[0]}".strip() if asked else kept
-            said = True
+            has_text = True
             if kept:
                 yield kept, _lines(kept, 92) * 41 + 12
 
@@ -186,8 +186,8 @@ def _first_sentences(paragraph, words):
     sentences = re.split(r"(?<=[.!?:])\s+(?=[A-Z*`\[])", paragraph.replace("\n", " "))
     kept = sentences[:1]
     for sentence in sentences[1:]:
-        said = len(" ".join(kept).split())
-        if said >= 8 and said + len(sentence.split()) > words:
+        length = len(" ".join(kept).split())
+        if length >= 8 and length + len(sentence.split()) > words:
             break
         kept.append(sentence)
     return " ".join(kept)

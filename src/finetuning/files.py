@@ -68,7 +68,7 @@ def sealed_aside(folder: Path, again: str) -> Iterator[Path]:
         raise CourseError(f"Could not write {folder}: {error.strerror or error}; free some space, {again}.") from error
 
 
-def damage(folder: Path) -> str | None:
+def find_damage(folder: Path) -> str | None:
     """What is wrong with a sealed folder, in some words: no seal, a file that is gone or has changed. None: it is whole."""
     try:
         sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
@@ -89,7 +89,7 @@ def with_digest(content: dict) -> dict:
     return content | {"sha256": digest(content)}
 
 
-def without_digest(text: str) -> dict:
+def verify_digest(text: str) -> dict:
     """What ``with_digest`` was given, from the text of the file. Raises ValueError when the checksum is not there or does not fit."""
     content = json.loads(text)
     if not isinstance(content, dict) or content.pop("sha256", None) != digest(content):

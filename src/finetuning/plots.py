@@ -206,7 +206,7 @@ def plot_family_memory(
 ) -> Figure:
     """Memory per GPU against the number of parameters, one panel per number of GPUs, both axes logarithmic.
 
-    ``needed``: number of GPUs -> way to train -> {parameters: bytes}, as ``planner.family_bytes`` gives it; ``names`` of the models,
+    ``needed``: number of GPUs -> strategy -> {parameters: bytes}, as ``planner.family_bytes`` gives it; ``names`` of the models,
     smallest first; ``cards``: usual sizes in GB (1e9 bytes), drawn as lines.
     """
     fig, axes = figure("What each GPU must hold to train a T5", width=13, height=5.8, columns=len(needed))
@@ -214,7 +214,7 @@ def plot_family_memory(
     every = [size / 1e9 for lines in needed.values() for sizes in lines.values() for size in sizes.values()]
     looks = dict(
         zip(
-            dict.fromkeys(way for lines in reversed(needed.values()) for way in lines),
+            dict.fromkeys(strategy for lines in reversed(needed.values()) for strategy in lines),
             ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), ("black", "v"), ("#882255", "p")),
             strict=False,
         )
@@ -225,13 +225,13 @@ def plot_family_memory(
             ax.axhline(card, color=GREY, linestyle=":", linewidth=1)
             ax.text(0.85 * first, card, f"{card} GB", color=GREY, fontsize=11, va="bottom")
         label_at = 0.0
-        for way, sizes in sorted(lines.items(), key=lambda line: line[1][last]):
-            colour, marker = looks[way]
+        for strategy, sizes in sorted(lines.items(), key=lambda line: line[1][last]):
+            colour, marker = looks[strategy]
             ax.plot(parameters, [size / 1e9 for size in sizes.values()], color=colour, marker=marker)
             # beside the end of the line, higher where labels would meet
             label_at = max(sizes[last] / 1e9, 1.5 * label_at)
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            ax.text(1.5 * last, label_at, way.replace("_", " "), color=colour, va="center", fontsize=13, bbox=box)
+            ax.text(1.5 * last, label_at, strategy.replace("_", " "), color=colour, va="center", fontsize=13, bbox=box)
         ax.set(xscale="log", yscale="log", xlim=(0.8 * first, 40 * last), ylim=(0.7 * min(every), 2 * max(every)))
         short = [name.split("/")[-1].removeprefix("t5-") for name in names]
         ax.set_xticks(parameters, short, fontsize=12)

@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
-from finetuning.files import SEAL, damage, file_digest, seal, write_atomically
+from finetuning.files import SEAL, file_digest, find_damage, seal, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ def last_whole_checkpoint(folder: str | Path) -> str | None:
                     continue
                 if any(ZipFile(file).testzip() for file in [*shards.glob("*.pt"), *path.glob("*.pth")]):
                     continue
-            elif damage(path):
+            elif find_damage(path):
                 continue
             steps[state["global_step"]] = path
         except (OSError, ValueError, KeyError, BadZipFile):
@@ -90,11 +90,11 @@ def resume_point(args: TrainingArguments, reviews: Path) -> str | None:
     None when the training has to begin at the start. What another training left in the folder is removed.
     """
     folder = Path(args.output_dir)
-    told = folder / "arguments.json"
+    noted = folder / "arguments.json"
     wanted = args.to_json_string() + file_digest(reviews / SEAL)
-    if not told.exists() or told.read_text() != wanted:
+    if not noted.exists() or noted.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
-        write_atomically(told, wanted)
+        write_atomically(noted, wanted)
     return last_whole_checkpoint(folder)
 
 

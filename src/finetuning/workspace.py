@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetuning.errors import CourseError
-from finetuning.files import damage, with_digest, without_digest, write_atomically
+from finetuning.files import find_damage, verify_digest, with_digest, write_atomically
 from finetuning.machine import this_machine, versions
 from finetuning.profiles import describe
 from finetuning.results import ROW
@@ -60,7 +60,7 @@ def read_results(run: str) -> dict | None:
     if not path.exists():
         return None
     try:
-        results = without_digest(path.read_text(encoding="utf-8"))
+        results = verify_digest(path.read_text(encoding="utf-8"))
         if results["schema"] != 1 or not isinstance(results["rows"], list):
             raise ValueError("not a results file of schema 1")
         results["run"]["profile"]
@@ -173,7 +173,7 @@ class Workspace:
         if not path.exists():
             return None
         try:
-            kept = without_digest(path.read_text(encoding="utf-8"))
+            kept = verify_digest(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CourseError(f"{path} is damaged ({error}); run the lesson that measures {method!r} again.") from error
         return np.array(kept[split]) if split in kept else None
@@ -184,6 +184,6 @@ class Workspace:
             raise CourseError(
                 f"This lesson needs what lesson {lesson} leaves in {path}; run {lesson}.ipynb first, with the same parameters."
             )
-        if wrong := damage(path):
+        if wrong := find_damage(path):
             raise CourseError(f"{path} is damaged ({wrong}); run {lesson}.ipynb again, with the same parameters.")
         return path

@@ -52,9 +52,9 @@ def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -
         result[name] = float(np.mean(logits.argmax(1) == truth))
         say(f"accuracy, seed {seed}: {name:5} {result[name]:.4f} in {time.perf_counter() - began:.0f} s")
     result["int8"], result["same_answers_int8"] = result["ours"], 1.0
-    if way := prediction.prediction_ways(model.config).get("8-bit integers"):
-        answer = prediction.answer_by(way, model, words, max(ends))
-        eight, _ = prediction.predict(answer, rows["test"], prediction.prediction_batches(way, ends, BATCH))
+    if eight_bits := prediction.prediction_recipes(model.config).get("8-bit integers"):
+        answer = prediction.answer_by(eight_bits, model, words, max(ends))
+        eight, _ = prediction.predict(answer, rows["test"], prediction.prediction_batches(eight_bits, ends, BATCH))
         result["int8"] = float(np.mean(eight.argmax(1) == truth))
         result["same_answers_int8"] = float(np.mean(eight.argmax(1) == logits.argmax(1)))
     return result

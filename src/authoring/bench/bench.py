@@ -23,7 +23,7 @@ from authoring.bench.data_path import data_path
 from authoring.bench.growth import SHAPES, growth_exponent, seconds_by_ranks
 from authoring.bench.operators import profile_prediction, profile_training
 from authoring.bench.report import LONG, figures, peak_type, table
-from authoring.bench.start_up import kernel_start_seconds, lesson_seconds, seconds_of
+from authoring.bench.start_up import kernel_start_seconds, seconds_by_kind, seconds_of
 from finetuning.batching import epoch_batches, token_rows
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
@@ -34,9 +34,9 @@ from finetuning.profiles import Profile, choose, describe
 from finetuning.speed import flops, int8, prediction, recipes
 from finetuning.speed.contenders import (
     BATCH,
-    apart,
     factors,
-    here,
+    in_own_process,
+    in_this_process,
     predict_contenders,
     sample_batches,
     speeds,
@@ -56,7 +56,7 @@ class Bench:
 
     def __init__(self, settings: Profile, rounds: int, quick: bool) -> None:
         self.settings, self.rounds, self.quick = settings, 1 if quick else rounds, quick
-        self.do = here if quick else apart
+        self.do = in_this_process if quick else in_own_process
         self.shipped = settings.name == "pocket"
         # pocket T5 as shipped, or a T5 of random weights: speed does not hang on what the weights are
         self.make_model = partial(load_model, settings, from_scratch=not self.shipped, dropout=SHIPPED_DROPOUT)
@@ -160,18 +160,20 @@ class Bench:
         for batch in epoch_batches(self.lengths[:160], BATCH, True, 1)[:10]:
             training.step([self.rows[i][-64:] for i in batch], [self.labels[i] for i in batch])
         count = min(len(self.rows), 32 if self.quick else 96)
-        rows, ways = self.rows[:count], prediction.prediction_ways(model.config)
-        last = list(ways)[-1]
+        rows, ladder = self.rows[:count], prediction.prediction_recipes(model.config)
+        last = list(ladder)[-1]
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             make_model = partial(
                 load_model, replace(self.settings, model=folder, model_revision=None), dropout=SHIPPED_DROPOUT
             )
             found = predict_contenders(
-                make_model, ways, rows, self.words, self.limit, rounds=self.rounds, do=self.do,
+                make_model, ladder, rows, self.words, self.limit, rounds=self.rounds, do=self.do,
                 say=lambda line: self.say(f"prediction, {line}"),
             )  # fmt: skip
-            shares = self.do(profile_prediction, make_model, ways[last], rows=rows, words=self.words, limit=self.limit)
+            shares = self.do(
+                profile_prediction, make_model, ladder[last], rows=rows, words=self.words, limit=self.limit
+            )
         took = speeds(found)
         first = {name: rounds[0] for name, rounds in found.items()}
         usual = first["usual: generate"]
@@ -201,8 +203,8 @@ class Bench:
         pocket = choose()
         kept = self.folder / "accuracy.json"
         of_what = f"{recipes.training_recipes()} {pocket}"
-        told = json.loads(kept.read_text()) if kept.exists() else {}
-        done = told["seeds"] if told.get("of") == of_what else {}
+        before = json.loads(kept.read_text()) if kept.exists() else {}
+        done = before["seeds"] if before.get("of") == of_what else {}
         for seed in range(1, seeds + 1):
             if str(seed) not in done:
                 done[str(seed)] = accuracy_of_a_seed(pocket, seed, self.say)
@@ -293,7 +295,7 @@ class Bench:
 
     def course(self) -> None:
         """Seconds per lesson of the last whole run on this machine, by what its cells do."""
-        found = lesson_seconds("pocket")
+        found = seconds_by_kind("pocket")
         self.keep("course", found)
         seconds = ", ".join(f"{name} {sum(kinds.values()):.0f} s" for name, kinds in found.items())
         self.say(f"course: {seconds or 'no finished run to read; make run makes one'}")

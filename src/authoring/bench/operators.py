@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetuning.speed import recipes
 from finetuning.speed.contenders import BATCH
-from finetuning.speed.prediction import Way, answer_by, predict, prediction_batches
+from finetuning.speed.prediction import PredictionRecipe, answer_by, predict, prediction_batches
 from finetuning.speed.recipes import Recipe, Training
 
 if TYPE_CHECKING:
@@ -62,15 +62,15 @@ def profile_training(
 
 def profile_prediction(
     make_model: Callable[[], T5ForConditionalGeneration],
-    way: Way,
+    recipe: PredictionRecipe,
     *,
     rows: recipes.Rows,
     words: Sequence[int],
     limit: int,
 ) -> dict[str, float]:
-    """The ``operator_profile`` of answering all ``rows`` in one way."""
-    answer = answer_by(way, make_model().eval(), words, limit)
-    batches = prediction_batches(way, [len(row) for row in rows], BATCH)
-    with recipes.memory_kept(way.keep_memory):
+    """The ``operator_profile`` of answering all ``rows`` in one recipe."""
+    answer = answer_by(recipe, make_model().eval(), words, limit)
+    batches = prediction_batches(recipe, [len(row) for row in rows], BATCH)
+    with recipes.memory_kept(recipe.keep_memory):
         predict(answer, rows, batches)
         return operator_profile(partial(predict, answer, rows, batches))

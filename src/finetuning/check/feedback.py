@@ -35,7 +35,7 @@ def exercise(*hints: str) -> Callable:
                 print(OPEN)
                 return
             try:
-                said = look(answer)
+                praise = look(answer)
             except Exception as error:
                 mistake = str(error)
                 if not isinstance(error, Mistake):  # an answer of a kind that nobody thought of
@@ -48,7 +48,7 @@ def exercise(*hints: str) -> Callable:
                     print("If the solution is folded below, read it now, then write your own.")
             else:
                 _wrong.pop(name, None)
-                print(f"Right. {said}")
+                print(f"Right. {praise}")
 
         vars(check)["hints"] = hints  # for the tests
         return check

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from finetuning.course.report import write_report
 from finetuning.data import load_reviews
 from finetuning.errors import CourseError, way_out
-from finetuning.files import damage, digest, file_digest, write_atomically
+from finetuning.files import digest, file_digest, find_damage, write_atomically
 from finetuning.profiles import choose
 from finetuning.results import caption, results_table
 from finetuning.workspace import LESSONS, Workspace, executed_copy, execution_mark, home, read_results, run_folder
@@ -126,7 +126,7 @@ def _done(name, source):
         return False
     wrong = "its executed copy has changed" if mark["cells"] != digest(copy["cells"]) else None
     for left in LEAVES.get(source.stem, ()):
-        if found := damage(run_folder(name) / left):
+        if found := find_damage(run_folder(name) / left):
             wrong = wrong or f"{left} is damaged: {found}"
     if wrong:
         print(f"{source.stem}  is run again: {wrong}", flush=True)

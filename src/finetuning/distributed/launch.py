@@ -188,7 +188,7 @@ def _watch(commands: list[list[str]], environment: dict[str, str], log: BinaryIO
     ends = time.monotonic() + limit
     processes: list[subprocess.Popen] = []
     readers: list[threading.Thread] = []
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # an empty one: a process has said all it has to say
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # an empty one: a process has closed its output
     speaking = len(commands)
     try:
         for words in commands:
@@ -278,11 +278,11 @@ def stop(processes: list[subprocess.Popen], patience: float = 5) -> None:
             if process.stdin:
                 process.stdin.close()
     ends = time.monotonic() + patience
-    for told in (signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, told)
+                    os.killpg(process.pid, number)
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.1, ends - time.monotonic()))
@@ -294,7 +294,7 @@ def _failure(job, code, log, limit):
     errors = [json.loads(path.read_text()) for path in folder.glob("rank*.error.json")]
     # A rank that lost its peer says so; the cause is the error of the peer.
     errors.sort(key=lambda error: (bool(re.search("onnection (closed|reset)|peer", error["message"])), error["when"]))
-    said = log.read_text(errors="replace")
+    output = log.read_text(errors="replace")
     if code == 124:
         return f"The training {job.name!r} did not end within {limit} s and was stopped; raise limit= or take fewer steps (log: {log})."
     if errors:
@@ -306,11 +306,11 @@ def _failure(job, code, log, limit):
     else:
         who = (
             "a rank was killed"
-            if re.search(r"signal 9|SIGKILL|exitcode: -9", said, re.IGNORECASE)
+            if re.search(r"signal 9|SIGKILL|exitcode: -9", output, re.IGNORECASE)
             else "the launcher failed"
         )
-        lines = [line for line in said.splitlines() if line.strip()][-8:]
-    text = "\n".join(lines) + (said if not errors else who)
+        lines = [line for line in output.splitlines() if line.strip()][-8:]
+    text = "\n".join(lines) + (output if not errors else who)
     way = way_out(text, "training") or f"the whole output is in {log}"
     shown = "\n  ".join(lines[-6:])
     return f"The training {job.name!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"

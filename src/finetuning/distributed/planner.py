@@ -33,7 +33,7 @@ FAMILY = {
 }
 # Simplest first: sharding costs messages, offload costs copies. ``plain`` is the Trainer alone; the others are the names of
 # the course's DeepSpeed configurations.
-WAYS = {
+STRATEGIES = {
     "plain": (0, "nothing"),
     "zero1": (1, "nothing"),
     "zero2": (2, "nothing"),
@@ -49,14 +49,14 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MI
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One way to train.
 
     ``bytes`` per GPU by component, at ``micro_batch`` reviews, the largest power of two that fits (0: none does, and ``bytes``
     is for one review); ``host_bytes``: main memory per node that offload takes, by DeepSpeed's estimate.
     """
 
-    way: str
+    strategy: str
     stage: int
     offload: str
     micro_batch: int
@@ -81,12 +81,12 @@ class Plan:
     advice: str
 
     def __str__(self):
-        head = ("way", "micro-batch", *self.rows[0].bytes, "sum", "main memory")
+        head = ("strategy", "micro-batch", *self.rows[0].bytes, "sum", "main memory")
         table = [head]
         for row in self.rows:
             sizes = [f"{size / 1e9:.2f}" for size in (*row.bytes.values(), row.total)]
             host = f"{row.host_bytes / 1e9:.0f}" if row.host_bytes else "-"
-            table.append((row.way, str(row.micro_batch or "too large"), *sizes, host))
+            table.append((row.strategy, str(row.micro_batch or "too large"), *sizes, host))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             f"{self.model}: {self.parameters:,} parameters on {_gpus(self.gpus)} of {_gb(self.memory)}, {_gb(self.usable)} of it usable",
@@ -114,18 +114,18 @@ def plan(
     nothing fits, with what would.
     """
     card = card_bytes(memory)
-    _whole("gpus", gpus)
+    _require_positive("gpus", gpus)
     if not isinstance(tokens, (tuple, list)) or len(tokens) != 2:
         raise CourseError(f"tokens is a pair, such as (512, 2): tokens of an input and of a label; not {tokens!r}.")
     for count in tokens:
-        _whole("Each number in tokens", count)
+        _require_positive("Each number in tokens", count)
     shape = t5_shape(model)
     usable = int(card * (1 - FRAGMENTED)) - CONTEXT_BYTES
     setting = {"tokens": tuple(tokens), "checkpointing": checkpointing}
-    rows = [_row(shape, way, gpus, usable, setting) for way in WAYS]
+    rows = [_row(shape, strategy, gpus, usable, setting) for strategy in STRATEGIES]
     rows.sort(key=lambda row: not row.micro_batch)  # stable: what fits, simplest first
     if not rows[0].micro_batch:
-        raise CourseError(_way_out(describe(str(model)), shape, gpus, card, setting))
+        raise CourseError(_nothing_fits(describe(str(model)), shape, gpus, card, setting))
     return Plan(describe(str(model)), count_parameters(shape)[0], gpus, card, usable, rows, _advice(rows[0], gpus))
 
 
@@ -184,7 +184,7 @@ def _count(shape):
     return sum(weight.numel() for weight in model.parameters()), max(modules)
 
 
-def state_bytes(parameters: int, largest: int, way: str, gpus: int) -> tuple[dict[str, int], int]:
+def state_bytes(parameters: int, largest: int, strategy: str, gpus: int) -> tuple[dict[str, int], int]:
     """Bytes per GPU of parameters, gradients and optimizer, and main memory per node for offload: (dict, bytes).
 
     plain: 4 + 4 + 8 per parameter (fp32 weights, gradients, Adam's moments), 2 for the bf16 copies that autocast makes of the
@@ -200,7 +200,7 @@ def state_bytes(parameters: int, largest: int, way: str, gpus: int) -> tuple[dic
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
-    stage, offload = WAYS[way]
+    stage, offload = STRATEGIES[strategy]
     offloaded = offload != "nothing"
     if stage == 0:
         weights, gradients = 6 * parameters, (4 if gpus == 1 else 8) * parameters
@@ -225,69 +225,75 @@ def state_bytes(parameters: int, largest: int, way: str, gpus: int) -> tuple[dic
     return sizes, host if offloaded else 0
 
 
-def needed_bytes(shape: T5Config, way: str, gpus: int, micro_batch: int, **setting: Any) -> tuple[dict[str, int], int]:
+def needed_bytes(
+    shape: T5Config, strategy: str, gpus: int, micro_batch: int, **setting: Any
+) -> tuple[dict[str, int], int]:
     """Bytes per GPU by component for one way to train, and main memory per node: (dict, bytes).
 
     ``setting``: ``tokens`` and ``checkpointing``, as for ``activation_bytes``.
     """
-    sizes, host = state_bytes(*count_parameters(shape), way, gpus)
-    precision = "autocast" if way == "plain" else "bf16"
+    sizes, host = state_bytes(*count_parameters(shape), strategy, gpus)
+    precision = "autocast" if strategy == "plain" else "bf16"
     activations = activation_bytes(shape, micro_batch, precision=precision, **setting)
     return sizes | {"activations": sum(activations.values())}, host
 
 
 def family_bytes(numbers: tuple[int, ...] = (1, 8, 64)) -> dict[int, dict[str, dict[int, int]]]:
-    """Bytes per GPU for one review of 512 tokens over the T5 family: a dict of number of GPUs -> way -> {parameters: bytes}."""
+    """Bytes per GPU for one review of 512 tokens over the T5 family: a dict of number of GPUs -> strategy -> {parameters: bytes}."""
     shapes = [t5_shape(name) for name in FAMILY]
     return {
         gpus: {
-            way: {
-                count_parameters(shape)[0]: sum(needed_bytes(shape, way, gpus, 1, tokens=(512, 2))[0].values())
+            strategy: {
+                count_parameters(shape)[0]: sum(needed_bytes(shape, strategy, gpus, 1, tokens=(512, 2))[0].values())
                 for shape in shapes
             }
-            for way, (_, offload) in WAYS.items()
-            if gpus > 1 or way == "plain" or offload != "nothing"  # one GPU has nobody to share out with
+            for strategy, (_, offload) in STRATEGIES.items()
+            if gpus > 1 or strategy == "plain" or offload != "nothing"  # one GPU has nobody to share out with
         }
         for gpus in numbers
     }
 
 
-def _row(shape, way, gpus, usable, setting):
+def _row(shape, strategy, gpus, usable, setting):
     fits = 0
-    while sum(needed_bytes(shape, way, gpus, max(1, 2 * fits), **setting)[0].values()) <= usable:
+    while sum(needed_bytes(shape, strategy, gpus, max(1, 2 * fits), **setting)[0].values()) <= usable:
         fits = max(1, 2 * fits)
-    sizes, host = needed_bytes(shape, way, gpus, max(1, fits), **setting)
-    return Row(way, *WAYS[way], fits, sizes, host)
+    sizes, host = needed_bytes(shape, strategy, gpus, max(1, fits), **setting)
+    return PlanRow(strategy, *STRATEGIES[strategy], fits, sizes, host)
 
 
 def _advice(row, gpus):
     most = f"micro-batches of up to {row.micro_batch} review{'s' if row.micro_batch > 1 else ''}"
-    if row.way == "plain":
+    if row.strategy == "plain":
         return f"The plain Trainer fits, with {most}: you do not need DeepSpeed."
-    advice = f"Take {row.way}, the simplest way that fits {_gpus(gpus)}, with {most}"
+    advice = f"Take {row.strategy}, the simplest way that fits {_gpus(gpus)}, with {most}"
     return advice + (f"; it wants about {_gb(row.host_bytes)} of main memory per node." if row.host_bytes else ".")
 
 
-def _way_out(model, shape, gpus, card, setting):
+def _nothing_fits(model, shape, gpus, card, setting):
     """The sentence for a model that fits no way: what the least demanding way needs, and what would help."""
-    needs = {way: sum(needed_bytes(shape, way, gpus, 1, **setting)[0].values()) for way in WAYS}
-    way = min(needs, key=lambda name: needs[name])
-    least = needs[way]
+    needs = {strategy: sum(needed_bytes(shape, strategy, gpus, 1, **setting)[0].values()) for strategy in STRATEGIES}
+    strategy = min(needs, key=lambda name: needs[name])
+    least = needs[strategy]
     helps = [f"cards of {math.ceil((least + CONTEXT_BYTES) / (1 - FRAGMENTED) / 1e9)} GB"]
     usable = card * (1 - FRAGMENTED) - CONTEXT_BYTES
     more = (gpus * 2**n for n in range(1, 9))
-    enough = next((n for n in more if any(_row(shape, w, n, usable, setting).micro_batch for w in WAYS)), None)
+    enough = next(
+        (n for n in more if any(_row(shape, strategy, n, usable, setting).micro_batch for strategy in STRATEGIES)), None
+    )
     if enough:
         helps.append(f"{enough} GPUs")
-    if any(_row(shape, w, gpus, usable, setting | {"checkpointing": True}).micro_batch for w in WAYS):
+    if any(
+        _row(shape, strategy, gpus, usable, setting | {"checkpointing": True}).micro_batch for strategy in STRATEGIES
+    ):
         helps.append("checkpointing=True")
     return (
-        f"{model} does not fit {_gpus(gpus)} of {_gb(card)}, not even with {way}, which needs {_gb(least)} "
+        f"{model} does not fit {_gpus(gpus)} of {_gb(card)}, not even with {strategy}, which needs {_gb(least)} "
         f"of the {_gb(usable)} usable on each; take {' or '.join(helps)}, or shorter tokens."
     )
 
 
-def _whole(name, value):
+def _require_positive(name, value):
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CourseError(f"{name} must be a whole number from 1 up, not {value!r}.")
 

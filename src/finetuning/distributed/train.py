@@ -18,9 +18,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetuning.distributed import watch
+from finetuning.distributed import progress
 from finetuning.distributed.jobs import TrainingJob, read_jobs
-from finetuning.distributed.watch import Watch, progress
 from finetuning.files import write_atomically
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
         T5ForConditionalGeneration,
     )
 
+    from finetuning.distributed.meter import StepMeter
     from finetuning.profiles import Profile
 
 
@@ -68,6 +68,7 @@ def train(job: TrainingJob) -> dict:
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     from finetuning.distributed.memory import innermost
+    from finetuning.distributed.meter import StepMeter
     from finetuning.distributed.zero import import_deepspeed
     from finetuning.machine import peak_memory
     from finetuning.models import load_model, load_tokenizer
@@ -83,8 +84,8 @@ def train(job: TrainingJob) -> dict:
     set_seed(settings.seed)
     model = T5ForConditionalGeneration(T5Config(**job.shape)) if job.shape else load_model(settings)
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
-    measuring = Watch(job)
-    measuring.trainer = trainer = _trainer(job, args, model, tokenizer, measuring)
+    meter = StepMeter(job)
+    meter.trainer = trainer = _trainer(job, args, model, tokenizer, meter)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(job.folder) if job.save_steps else None)
     seconds = time.perf_counter() - began
@@ -98,7 +99,7 @@ def train(job: TrainingJob) -> dict:
         "train_reviews_per_second": job.steps * job.micro_batch * job.accumulation * args.world_size / seconds,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "steps": [entry["step"] for entry in trainer.state.log_history if "loss" in entry],
-        **measuring.measured(), **peak_memory(),
+        **meter.measured(), **peak_memory(),
     }  # fmt: skip
     if job.save:
         trainer.save_model(job.folder)  # gathers the shards of all ranks
@@ -117,7 +118,7 @@ def _trainer(
     args: Seq2SeqTrainingArguments,
     model: T5ForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
-    watch: Watch,
+    meter: StepMeter,
 ) -> Seq2SeqTrainer:
     """The Trainer of a job, as in lesson 03 but for what measures it."""
     from datasets import load_from_disk
@@ -133,7 +134,7 @@ def _trainer(
     cpu_adam = built_cpu_adam() if offloads else None
     trainer = Seq2SeqTrainer(
         model, args, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        compute_loss_func=label_token_loss, callbacks=[watch],
+        compute_loss_func=label_token_loss, callbacks=[meter],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     if cpu_adam:
@@ -185,7 +186,7 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def meet_apart(name: str) -> None:
+def join_process_group(name: str) -> None:
     """Let the ranks find each other under names of this training's own: the launcher's store still holds those of the last."""
     import torch
 
@@ -242,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
     rank = int(os.environ.get("RANK", 0))
     log = Path(jobs[0].log).with_suffix(f".rank{rank}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    watch.PROGRESS = os.dup(1)
+    progress.stream = os.dup(1)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1), os.dup2(file, 2)
     watched = os.environ.get("FINETUNING_WATCHED") == "1"
@@ -265,11 +266,11 @@ def main(arguments: list[str] | None = None) -> int:
         if child == 0:
             if watched:
                 die_with_the_launcher()
-            meet_apart(f"training {i}")
+            join_process_group(f"training {i}")
             os._exit(run(job))
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
-            progress(f"rank {rank} of {job.name} was killed by signal {os.WTERMSIG(status)}")
+            progress.show(f"rank {rank} of {job.name} was killed by signal {os.WTERMSIG(status)}")
         if status:
             return 1
     return 0

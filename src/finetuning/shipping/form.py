@@ -30,6 +30,6 @@ def review_form(pipe: ReviewPipeline) -> None:
     from ipywidgets import HTML, Button, Textarea, VBox
 
     box = Textarea(placeholder="Type or paste a review", layout={"width": "100%", "height": "8em"})
-    button, said = Button(description="Ask the model", button_style="primary"), HTML()
-    button.on_click(lambda _: setattr(said, "value", f"<b>{answer(pipe, box.value)}</b>"))
-    display(VBox([box, button, said]))
+    button, shown = Button(description="Ask the model", button_style="primary"), HTML()
+    button.on_click(lambda _: setattr(shown, "value", f"<b>{answer(pipe, box.value)}</b>"))
+    display(VBox([box, button, shown]))

@@ -73,7 +73,7 @@ class Progress:
 
         self.bar = tqdm(unit=" reviews", disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True)
         self.done, self.began = 0, time.monotonic()
-        self.said = self.began
+        self.last_line = self.began
 
     def __enter__(self):
         return self
@@ -93,8 +93,8 @@ class Progress:
         """Count so many reviews as done."""
         self.bar.update(reviews)
         self.done, now = self.done + reviews, time.monotonic()
-        if self.bar.disable and now - self.said > EVERY:
-            self.said = now
+        if self.bar.disable and now - self.last_line > EVERY:
+            self.last_line = now
             self.say(f"{self.done:,} reviews done, {self.done / (now - self.began):,.0f} per second")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from finetuning.batching import length_sorted_batches, padded
 from finetuning.errors import CourseError
 from finetuning.speed import prediction, recipes
-from finetuning.speed.prediction import Way
+from finetuning.speed.prediction import PredictionRecipe
 from finetuning.speed.recipes import Recipe, Training
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ def factors(speeds: dict[str, list[float]]) -> list[dict]:
     """
     first = before = next(iter(speeds.values()))
     rows: list[dict] = []
-    for name, mine in speeds.items():
-        total = spread([one / usual for one, usual in zip(mine, first, strict=True)])
-        steps = [one / other for one, other in zip(mine, before, strict=True)]
+    for name, rounds in speeds.items():
+        total = spread([one / usual for one, usual in zip(rounds, first, strict=True)])
+        steps = [one / other for one, other in zip(rounds, before, strict=True)]
         step = total["median"] / (rows[-1]["times"]["median"] if rows else 1.0)
-        rows.append({"name": name, "speed": spread(mine), "times": total, "step": step})
+        rows.append({"name": name, "speed": spread(rounds), "times": total, "step": step})
         rows[-1] |= {"step_low": min(steps), "step_high": max(steps)}
-        before = mine
+        before = rounds
     return rows
 
 
@@ -57,8 +57,8 @@ def tell_factors(rows: list[dict]) -> str:
         f"({times['low']:.1f} to {times['high']:.1f} in {times['rounds']} rounds)."
     ]
     if gained:
-        steps_told = [f"{row['name']} (x {row['step']:.2f})" for row in gained]
-        lines.append(f"Faster in every round: {', '.join(steps_told)}.")
+        faster = [f"{row['name']} (x {row['step']:.2f})" for row in gained]
+        lines.append(f"Faster in every round: {', '.join(faster)}.")
     if unclear:
         lines.append(f"Now faster, now slower, so no gain that one can see: {', '.join(unclear)}.")
     if lost:
@@ -76,12 +76,12 @@ def sample_batches(lengths: np.ndarray, size: int, count: int) -> list[np.ndarra
     return [whole[i] for i in sorted({int(pick) for pick in picks})]
 
 
-def here(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
+def in_this_process(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
     """The result of ``work``, done in this process."""
     return work(*args, **named)
 
 
-def apart(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
+def in_own_process(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
     """The result of ``work``, done in a process of its own that has the libraries loaded and has computed nothing yet.
 
     Memory that a process has freed makes its next tensors cheap: of two contenders in one process the second would profit
@@ -137,12 +137,12 @@ def train_contenders(
     rounds: int,
     batches: int,
     batch_size: int = BATCH,
-    do: Callable[..., Any] = here,
+    do: Callable[..., Any] = in_this_process,
     say: Callable[[str], None] = print,
 ) -> dict[str, list[dict]]:
     """What ``time_training`` finds for each recipe, in turn: a dict of name -> one dict per round. Used in lesson 03, too.
 
-    ``do``: ``here``, or ``apart`` for a process of its own each time.
+    ``do``: ``in_this_process``, or ``in_own_process`` for a process of its own each time.
     """
     return _take_turns(
         partial(do, time_training), contenders, rounds, say, make_model=make_model, rows=rows, labels=labels, answers=answers, limit=limit,
@@ -177,16 +177,16 @@ def time_training(
 
 def predict_contenders(
     make_model: Callable[[], T5ForConditionalGeneration],
-    contenders: dict[str, Way],
+    contenders: dict[str, PredictionRecipe],
     rows: recipes.Rows,
     words: Sequence[int],
     limit: int,
     *,
     rounds: int,
-    do: Callable[..., Any] = here,
+    do: Callable[..., Any] = in_this_process,
     say: Callable[[str], None] = print,
 ) -> dict[str, list[dict]]:
-    """What ``time_prediction`` finds for each way, in turn: a dict of name -> one dict per round. Used in lesson 03, too.
+    """What ``time_prediction`` finds for each recipe, in turn: a dict of name -> one dict per round. Used in lesson 03, too.
 
     ``do``: as in ``train_contenders``.
     """
@@ -196,7 +196,7 @@ def predict_contenders(
 
 
 def time_prediction(
-    way: Way,
+    recipe: PredictionRecipe,
     *,
     make_model: Callable[[], T5ForConditionalGeneration],
     rows: recipes.Rows,
@@ -206,9 +206,9 @@ def time_prediction(
     """Reviews per second of answering all ``rows`` (``speed``), the ``logits``, shape (reviews, 2), and what generate wrote."""
     model = make_model().eval()
     written: list[int] = []
-    answer = prediction.answer_by(way, model, words, limit, written)
-    batches = prediction.prediction_batches(way, [len(row) for row in rows], BATCH)
-    with recipes.memory_kept(way.keep_memory):
+    answer = prediction.answer_by(recipe, model, words, limit, written)
+    batches = prediction.prediction_batches(recipe, [len(row) for row in rows], BATCH)
+    with recipes.memory_kept(recipe.keep_memory):
         logits, seconds = prediction.predict(answer, rows, batches)
     tokens = float(np.mean(written)) if written else 1.0
     return {"speed": len(rows) / seconds, "logits": logits, "tokens_written": tokens}

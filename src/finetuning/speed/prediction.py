@@ -26,7 +26,7 @@ PACK = 8192  # tokens; more of them at once no longer gained speed
 
 
 @dataclass(frozen=True)
-class Way:
+class PredictionRecipe:
     """How a model predicts."""
 
     one_step: bool = False  # the logits of the first decoder step; else ``generate`` with its default settings
@@ -37,8 +37,8 @@ class Way:
     int8: bool = False  # the encoder's matrices in 8-bit integers
 
 
-def prediction_ways(config: T5Config) -> dict[str, Way]:
-    """The usual way to predict, then one change at a time down to the fastest: a dict of name -> Way.
+def prediction_recipes(config: T5Config) -> dict[str, PredictionRecipe]:
+    """The usual way to predict, then one change at a time down to the fastest: a dict of name -> PredictionRecipe.
 
     Left out is what this machine is not fast at, and what is not written for models of this ``config``.
     """
@@ -58,27 +58,31 @@ def prediction_ways(config: T5Config) -> dict[str, Way]:
         del changes["packed"]
     if config.is_gated_act or not has_int8():
         del changes["8-bit integers"]
-    return one_change_each({"usual: generate": Way()}, changes)
+    return one_change_each({"usual: generate": PredictionRecipe()}, changes)
 
 
 def answer_by(
-    way: Way, model: T5ForConditionalGeneration, words: Sequence[int], limit: int, written: list[int] | None = None
+    recipe: PredictionRecipe,
+    model: T5ForConditionalGeneration,
+    words: Sequence[int],
+    limit: int,
+    written: list[int] | None = None,
 ) -> Callable[[Rows], Tensor]:
-    """A function (rows -> logits of the two label words, shape (reviews, 2)) that answers in this ``way``."""
-    if way.bf16:
+    """A function (rows -> logits of the two label words, shape (reviews, 2)) that answers in this ``recipe``."""
+    if recipe.bf16:
         model = copy.deepcopy(model).bfloat16()
-    if way.packed:
-        return by_packing(model, words, limit, int8=way.int8)
-    if way.one_step:
-        return by_one_step(model, words, None if way.grouped else limit)
+    if recipe.packed:
+        return by_packing(model, words, limit, int8=recipe.int8)
+    if recipe.one_step:
+        return by_one_step(model, words, None if recipe.grouped else limit)
     return by_generate(model, words, limit, written)
 
 
-def prediction_batches(way: Way, lengths: Sequence[int], size: int) -> list[np.ndarray]:
+def prediction_batches(recipe: PredictionRecipe, lengths: Sequence[int], size: int) -> list[np.ndarray]:
     """Batches of ``size`` reviews as they come or from long to short, or packed ones of up to ``PACK`` tokens."""
-    if way.packed:
+    if recipe.packed:
         return token_batches(lengths, PACK)
-    if way.grouped:
+    if recipe.grouped:
         return length_sorted_batches(lengths, size)
     return np.array_split(np.arange(len(lengths)), -(-len(lengths) // size))
 
@@ -86,7 +90,7 @@ def prediction_batches(way: Way, lengths: Sequence[int], size: int) -> list[np.n
 def by_generate(
     model: T5ForConditionalGeneration, words: Sequence[int], limit: int, written: list[int] | None = None
 ) -> Callable[[Rows], Tensor]:
-    """The usual way: ``generate`` with its default settings on reviews padded to ``limit``; the first step's logits are kept.
+    """The usual recipe: ``generate`` with its default settings on reviews padded to ``limit``; the first step's logits are kept.
 
     How many tokens each batch wrote is added to the list ``written``.
     """

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from transformers import TrainerCallback
+
+from finetuning.distributed import progress
+from finetuning.distributed.memory import held_bytes, own_step_counters
 
 if TYPE_CHECKING:
     from transformers import (
@@ -23,10 +27,10 @@ if TYPE_CHECKING:
 COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first ones also allocate
 
 
-class Watch:
+class StepMeter(TrainerCallback):
     """A Trainer callback that measures: seconds per step, bytes held between two micro-batches, bytes sent over loopback.
 
-    Rank 0 also prints a line of progress now and then. (A duck-typed ``TrainerCallback``: that class would import the Trainer.)
+    Rank 0 also prints a line of progress now and then.
     """
 
     def __init__(self, job: TrainingJob) -> None:
@@ -49,8 +53,6 @@ class Watch:
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        from finetuning.distributed.memory import own_step_counters
-
         own_step_counters(self.trainer.optimizer)
 
     def on_step_begin(
@@ -66,8 +68,6 @@ class Watch:
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step == min(COUNT_AT, state.max_steps - 1) and self.bytes is None:
-            from finetuning.distributed.memory import held_bytes
-
             self.bytes = held_bytes(self.trainer.model_wrapped, self.trainer.optimizer)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -84,12 +84,7 @@ class Watch:
         done = state.global_step == state.max_steps
         if args.process_index == 0 and logs and "loss" in logs and (done or time.monotonic() - self.printed > 3):
             self.printed = time.monotonic()
-            progress(f"{self.job.name:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}")
-
-    def __getattr__(self, name):
-        if name.startswith("on_"):
-            return lambda *args, **kwargs: None
-        raise AttributeError(name)
+            progress.show(f"{self.job.name:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}")
 
 
 def loopback_bytes() -> int | None:
@@ -99,11 +94,3 @@ def loopback_bytes() -> int | None:
         return None
     line = next((line for line in counters.read_text().splitlines() if line.strip().startswith("lo:")), None)
     return int(line.split()[9]) if line else None
-
-
-def progress(line: str) -> None:
-    """Print a line for the reader; the libraries' own output goes to the rank's log."""
-    os.write(PROGRESS, f"| {line}\n".encode())
-
-
-PROGRESS = 1
