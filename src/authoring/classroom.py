@@ -1,7 +1,7 @@
 """Copies of the lessons for a class: ``make learner`` (``python -m authoring learner [run]``).
 
-``build/learner/`` has no solutions, ``build/instructor/`` has them unfolded, with the outputs of a run and teaching notes;
-a zip of each lies beside them.
+``build/learner/`` has no solutions, ``build/instructor/`` has them unfolded, with the outputs of a run and teaching
+notes; a zip of each lies beside them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fill ``README.md`` from the last runs: ``make readme`` (``python -m authoring readme``).
 
-Every number in it comes from here: the results table and the picture of memory per rank from ``results.json``, times from the
-executed lessons, addresses from ``pyproject.toml``.
+Every number in it comes from here: the results table and the picture of memory per rank from ``results.json``, times
+from the executed lessons, addresses from ``pyproject.toml``.
 """
 
 import re
@@ -44,7 +44,10 @@ MISSING = "not measured here"
 
 
 def blocks(results: dict) -> dict[str, str]:
-    """The contents of the README's marked blocks by name, in Markdown; ``results``: of the run with the default profile."""
+    """The contents of the README's marked blocks by name, in Markdown.
+
+    ``results``: of the run with the default profile.
+    """
     return {
         "links": _links(),
         "start": f"```sh\ngit clone {repository()} course && cd course\nmake run\nmake test\n```",

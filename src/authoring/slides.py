@@ -1,8 +1,8 @@
 """The lessons as slides: ``make slides`` (``python -m authoring slides [run]``).
 
-reveal.js through nbconvert, made from the very notebooks by their cells' ``slideshow`` metadata, with the outputs of a run
-where there is one. A slide shows the heart of a text; the whole text is in the speaker's notes (key S), with the time.
-The pages need no network.
+reveal.js through nbconvert, made from the very notebooks by their cells' ``slideshow`` metadata, with the outputs of a
+run where there is one. A slide shows the heart of a text; the whole text is in the speaker's notes (key S), with the
+time. The pages need no network.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ def _copy_reveal(folder):
 
 
 def arrange(notebook: NotebookNode) -> NotebookNode:
-    """The notebook cut into cells that fit on slides; a cell that would not fit any more begins a slide below the last."""
+    """The notebook cut into cells that fit on slides.
+
+    A cell that would not fit any more begins a slide below the last.
+    """
     sections: list = []  # one per slide of type "slide" or exercise: [minutes, [cells]]
     for cell in notebook.cells:
         kind = cell.metadata.get("slideshow", {}).get("slide_type", "-")
@@ -122,7 +125,10 @@ def _break(pieces):
 
 
 def _pieces(cell, kind):
-    """A cell as smaller ones with their heights in pixels; the first has the cell's slide type, the whole text goes to the notes."""
+    """A cell as smaller ones with their heights in pixels.
+
+    The first has the cell's slide type, the whole text goes to the notes.
+    """
     if cell.cell_type == "code":
         return _code_pieces(cell, kind)
     plain = MINUTES.sub("", FOLDED.sub(r"\n\n\2", cell.source)).strip()
@@ -151,7 +157,10 @@ def _notes(text):
 
 
 def _slide_blocks(text):
-    """What of a text a slide shows: (Markdown, height) for its heading, first sentences, questions, lists, tables and pictures."""
+    """What of a text a slide shows.
+
+    (Markdown, height) for its heading, first sentences, questions, lists, tables and pictures.
+    """
     has_text, heading = False, ""
     for block in re.split(r"\n\s*\n", MINUTES.sub("", text).strip()):
         if block.startswith("#"):
@@ -244,7 +253,10 @@ def _code_pieces(cell, kind):
 
 
 def _table_output(output, rows=20):
-    """A table as an output with its height: many rows or columns are set in small type, rows beyond ``rows`` left out."""
+    """A table as an output with its height.
+
+    Many rows or columns are set in small type, rows beyond ``rows`` left out.
+    """
     from nbformat.v4 import new_output
 
     shown = output.get("data", {}).get("text/html", "")

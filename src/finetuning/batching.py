@@ -52,7 +52,7 @@ def token_lengths(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prom
 
 
 def truncation_loss(lengths: np.ndarray, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """For each limit in ``limits`` the share of reviews that are cut and the share of all tokens that is lost (two arrays)."""
+    """For each of the ``limits`` the share of reviews that are cut and of tokens that are lost: two arrays."""
     cut = np.array([(lengths > limit).mean() for limit in limits])
     lost = np.array([np.maximum(lengths - limit, 0).sum() / lengths.sum() for limit in limits])
     return cut, lost
@@ -61,8 +61,8 @@ def truncation_loss(lengths: np.ndarray, limits: Sequence[int]) -> tuple[np.ndar
 def epoch_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, grouped: bool, seed: int) -> list[np.ndarray]:
     """The batches of one epoch in random order, as arrays of rows.
 
-    At random, or ``grouped``: of similar length, as the Trainer's ``group_by_length`` draws them, sorted within blocks of 50
-    batches.
+    At random, or ``grouped``: of similar length, as the Trainer's ``group_by_length`` draws them, sorted within blocks
+    of 50 batches.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(lengths))
@@ -78,8 +78,8 @@ def padded_tokens(lengths: np.ndarray, batch_size: int, strategy: str, *, max_le
     """Tokens that the model computes over in one epoch, padding included.
 
     ``strategy`` is ``"to max_length"`` (every review as long as the limit), ``"to longest"`` (each random batch as long
-    as its longest review) or ``"grouped"`` (the batches of similar length of ``epoch_batches``). Lengths over ``max_length``
-    are cut first.
+    as its longest review) or ``"grouped"`` (the batches of similar length of ``epoch_batches``). Lengths over
+    ``max_length`` are cut first.
     """
     lengths = np.minimum(lengths, max_length)
     if strategy == "to max_length":
@@ -93,7 +93,7 @@ def padded_tokens(lengths: np.ndarray, batch_size: int, strategy: str, *, max_le
 
 
 def token_batches(lengths: Sequence[int] | np.ndarray, tokens: int) -> list[np.ndarray]:
-    """Rows from the longest to the shortest, in batches of at most so many tokens (a longer review makes one of its own)."""
+    """Rows from long to short, in batches of at most so many tokens (a longer review makes one of its own)."""
     batches: list[list[int]] = [[]]
     room = tokens
     for row in np.argsort(-np.asarray(lengths), kind="stable"):

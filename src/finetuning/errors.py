@@ -84,8 +84,8 @@ ANSWERS = {
 def hub_error(what: str, place: str, error: BaseException, *, instead: str) -> CourseError:
     """A CourseError that says why ``what`` ("model" or "data set") ``place`` could not be had, and what to do.
 
-    ``instead``: the setting that takes a local folder (BASE_MODEL or REVIEWS). Reads the whole chain of causes, because the
-    libraries wrap what the network said.
+    ``instead``: the setting that takes a local folder (BASE_MODEL or REVIEWS). Reads the whole chain of causes, because
+    the libraries wrap what the network said.
     """
     from httpx import HTTPStatusError
     from huggingface_hub.constants import HF_HUB_OFFLINE

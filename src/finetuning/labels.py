@@ -34,8 +34,8 @@ def by_one_step(
 ) -> Callable[[Sequence[Sequence[int]]], Tensor]:
     """A function from token ids to the two label words' logits in the first decoder step, shape (reviews, 2).
 
-    One step replaces ``generate``: the answer is one token long, so its logits are all there is to know. A batch is padded to
-    ``limit``, or to its longest review.
+    One step replaces ``generate``: the answer is one token long, so its logits are all there is to know. A batch is
+    padded to ``limit``, or to its longest review.
     """
     import torch
 
@@ -58,7 +58,8 @@ def score_labels(
 ) -> tuple[np.ndarray, float]:
     """The probability of each label word as the first word of the answer.
 
-    Returns a float array of shape (reviews, 2), rows summing to one over the two words, and the reviews scored per second.
+    Returns a float array of shape (reviews, 2), rows summing to one over the two words, and the reviews scored per
+    second.
     """
     import torch
 

@@ -16,7 +16,8 @@ import numpy as np
 def bf16_is_fast() -> bool:
     """Whether this machine multiplies bfloat16 matrices faster than fp32 ones; fp16 is no option, T5 overflows in it.
 
-    Measured once in a process: a processor may list instructions for bfloat16 and still multiply it at half the speed of fp32.
+    Measured once in a process: a processor may list instructions for bfloat16 and still multiply it at half the speed
+    of fp32.
     """
     import torch
 
@@ -54,7 +55,10 @@ def this_machine() -> dict:
 
 
 def peak_memory() -> dict[str, int | None]:
-    """Peak memory of this process so far: ``peak_rss_bytes`` in main memory, ``peak_device_bytes`` on the GPU (None without one)."""
+    """Peak memory of this process so far.
+
+    ``peak_rss_bytes`` in main memory, ``peak_device_bytes`` on the GPU (None without one).
+    """
     import resource
 
     import torch

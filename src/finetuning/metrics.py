@@ -53,7 +53,10 @@ def bootstrap_interval(
 def measure(
     lesson: str, method: str, predictions: np.ndarray, labels: np.ndarray, *, seed: int = 1, **measured: Any
 ) -> dict:
-    """A row of the results table: accuracy with its 95 % interval, F1 and the number of test reviews, plus ``measured``."""
+    """A row of the results table.
+
+    Accuracy with its 95 % interval, F1 and the number of test reviews, plus ``measured``.
+    """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     scores = classification_metrics().compute(predictions=predictions, references=labels)
     low, high = bootstrap_interval(predictions == labels, seed=seed)

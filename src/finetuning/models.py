@@ -63,7 +63,10 @@ def load_model(settings: Profile, *, from_scratch: bool = False, dropout: float 
 
 
 def _pass_over_tied_weights():
-    """Drop one false alarm: a checkpoint stores T5's shared embedding once, and the Trainer calls its other names missing."""
+    """Drop one false alarm.
+
+    A checkpoint stores T5's shared embedding once, and the Trainer calls its other names missing.
+    """
     import logging
 
     def keep(record):
@@ -105,7 +108,10 @@ def _from_hub_or_folder(kind, settings, **options):
 
 
 def parameter_table(model: PreTrainedModel) -> dict[str, int]:
-    """Parameters by part of the model: a dict of part -> count; the output layer counts once, with the embedding it shares."""
+    """Parameters by part of the model: a dict of part -> count.
+
+    The output layer counts once, with the embedding it shares.
+    """
     parts = {"embedding (shared with the output layer)": model.shared.weight.numel()}
     for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
         for i, block in enumerate(stack.block, 1):

@@ -1,4 +1,7 @@
-"""The lessons' figures, all in one style: colour-blind safe (Okabe and Ito 2008), labelled axes, readable on a slide."""
+"""The lessons' figures, all in one style.
+
+Colour-blind safe (Okabe and Ito 2008), labelled axes, readable on a slide.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,10 @@ def plot_truncation(limits: list[int], cut: np.ndarray, lost: np.ndarray, max_le
 
 
 def plot_padding(tokens: dict[str, int], real: int) -> Figure:
-    """Bars of the tokens computed per epoch by padding strategy, the real ones marked. ``tokens``: dict of name -> count."""
+    """Bars of the tokens computed per epoch by padding strategy, the real ones marked.
+
+    ``tokens``: dict of name -> count.
+    """
     fig, ax = figure("Tokens computed in one epoch", height=0.8 + 0.8 * len(tokens))
     names = list(tokens)
     ax.barh(names, [tokens[name] for name in names], color=ORANGE, label="padding")
@@ -171,7 +177,10 @@ def plot_losses(curves: dict[str, list[float]], title: str = "The same losses, w
 
 
 def plot_rank_memory(counted: dict[str, dict[str, dict[str, int]]], title: str = "What each rank holds") -> Figure:
-    """Stacked bars of bytes per rank. ``counted``: dict of group (a precision, say) -> dict of stage -> dict of component -> bytes."""
+    """Stacked bars of bytes per rank.
+
+    ``counted``: dict of group (a precision, say) -> dict of stage -> dict of component -> bytes.
+    """
     fig, axes = figure(title, width=11, columns=len(counted))
     top = max(sum(parts.values()) for stages in counted.values() for parts in stages.values()) / 2**20
     for ax, (group, stages) in zip(np.atleast_1d(axes), counted.items(), strict=True):
@@ -189,7 +198,10 @@ def plot_rank_memory(counted: dict[str, dict[str, dict[str, int]]], title: str =
 
 
 def plot_step_cost(seconds: dict[str, float], sent: dict[str, int | None]) -> Figure:
-    """Seconds per optimizer step and bytes sent by each rank in it. Both: dict of name -> value (None where not measured)."""
+    """Seconds per optimizer step and bytes sent by each rank in it.
+
+    Both: dict of name -> value (None where not measured).
+    """
     fig, (left, right) = figure("What a step costs", width=11, columns=2)
     left.bar(list(seconds), list(seconds.values()), color=BLUE, width=0.7)
     left.set(xlabel="run", ylabel="seconds per optimizer step")
@@ -206,8 +218,8 @@ def plot_family_memory(
 ) -> Figure:
     """Memory per GPU against the number of parameters, one panel per number of GPUs, both axes logarithmic.
 
-    ``needed``: number of GPUs -> strategy -> {parameters: bytes}, as ``planner.family_bytes`` gives it; ``names`` of the models,
-    smallest first; ``cards``: usual sizes in GB (1e9 bytes), drawn as lines.
+    ``needed``: number of GPUs -> strategy -> {parameters: bytes}, as ``planner.family_bytes`` gives it; ``names`` of
+    the models, smallest first; ``cards``: usual sizes in GB (1e9 bytes), drawn as lines.
     """
     fig, axes = figure("What each GPU must hold to train a T5", width=13, height=5.8, columns=len(needed))
     axes = np.atleast_1d(axes)
@@ -276,7 +288,10 @@ def plot_price(rows: list[dict]) -> Figure:
 
 
 def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Accuracy against confidence by bin. ``tables``: dict of name -> DataFrame, as ``calibration.reliability`` gives it."""
+    """Accuracy against confidence by bin.
+
+    ``tables``: dict of name -> DataFrame, as ``calibration.reliability`` gives it.
+    """
     fig, (left, right) = figure("Is the model as right as it is sure?", width=11, columns=2)
     left.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", linewidth=2, label="as sure as right")
     for i, (colour, (name, table)) in enumerate(zip(COLOURS, tables.items(), strict=False)):
@@ -317,7 +332,10 @@ def plot_slices(table: pd.DataFrame) -> Figure:
 
 
 def plot_factors(rows: list[dict], title: str) -> Figure:
-    """A waterfall of speed: each change lifts the speed from where the one before left it; ``rows`` of ``contenders.factors``."""
+    """A waterfall of speed: each change lifts the speed from where the one before left it.
+
+    ``rows`` of ``contenders.factors``.
+    """
     fig, ax = figure(title, width=9, height=1.2 + 0.55 * len(rows))
     before = rows[0]["times"]["median"]
     for i, row in enumerate(rows):

@@ -12,7 +12,10 @@ POCKET_REVIEWS = ASSETS / "pocket_reviews"
 
 @dataclass(frozen=True)
 class Profile:
-    """Settings of a run. Lengths are in tokens, sizes in reviews, ``device_memory`` in GiB per GPU (0: no GPU needed)."""
+    """Settings of a run.
+
+    Lengths are in tokens, sizes in reviews, ``device_memory`` in GiB per GPU (0: no GPU needed).
+    """
 
     name: str
     model: str  # a folder or a Hub id
@@ -102,7 +105,10 @@ def _absolute(place):
 
 
 def describe(place: str) -> str:
-    """How a model or data set is named in results: a shipped one by its title, a path by its last part, a Hub id whole."""
+    """How a model or data set is named in results.
+
+    A shipped one by its title, a path by its last part, a Hub id whole.
+    """
     known = {str(POCKET_T5): "pocket T5", str(POCKET_REVIEWS): "Pocket Reviews"}
     return known.get(place) or (Path(place).name if Path(place).is_absolute() else place)
 

@@ -1,4 +1,7 @@
-"""Files of reviews, read row by row: what lesson 01 loads whole, and ``python -m finetuning predict`` a chunk at a time."""
+"""Files of reviews, read row by row.
+
+What lesson 01 loads whole, and ``python -m finetuning predict`` a chunk at a time.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ class Row(NamedTuple):
 
 
 class ReviewFile(NamedTuple):
-    """A file being read: its rows, one after the other, and a function for the share of it that is read (None: unknown)."""
+    """A file being read.
+
+    Its rows, one after the other, and a function for the share of it that is read (None: unknown).
+    """
 
     rows: Iterator[Row]
     share: Callable[[], float | None]

@@ -38,7 +38,10 @@ def label_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | 
 
 
 def first_step_logits(words: list[int]) -> Callable:
-    """For the Trainer's ``preprocess_logits_for_metrics``: keep the two label words' logits of the first decoder step."""
+    """For the Trainer's ``preprocess_logits_for_metrics``.
+
+    Keep the two label words' logits of the first decoder step.
+    """
 
     def keep(logits, labels):
         return (logits[0] if isinstance(logits, tuple) else logits)[:, 0, words]
@@ -62,8 +65,9 @@ def label_accuracy(words: list[int]) -> Callable:
 def last_whole_checkpoint(folder: str | Path) -> str | None:
     """The newest checkpoint that was written to its end and has not changed since, or None.
 
-    A checkpoint of the Trainer is whole when its seal fits (``keep_checkpoints``). DeepSpeed's ranks write a shard and the
-    state of their random numbers each, and name the whole in ``latest`` at the end; their files carry checksums of their own.
+    A checkpoint of the Trainer is whole when its seal fits (``keep_checkpoints``). DeepSpeed's ranks write a shard and
+    the state of their random numbers each, and name the whole in ``latest`` at the end; their files carry checksums of
+    their own.
     """
     steps = {}
     for path in Path(folder).glob("checkpoint-*"):

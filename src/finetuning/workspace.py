@@ -80,12 +80,17 @@ def executed_copy(run: str, lesson: str) -> dict:
 
 
 def execution_mark(copy: dict) -> dict:
-    """What the runner noted on an executed copy (``source``, ``cells``, ``seconds``) when it was done; {} where it is not."""
+    """What the runner noted on an executed copy (``source``, ``cells``, ``seconds``) when it was done.
+
+    {} where it is not.
+    """
     return copy.get("metadata", {}).get("finetuning", {})
 
 
 class Workspace:
-    """The files of one run: ``data/``, ``models/``, ``logs/``, ``notebooks/`` and ``results.json`` under ``runs/<name>``.
+    """The files of one run.
+
+    ``data/``, ``models/``, ``logs/``, ``notebooks/`` and ``results.json`` under ``runs/<name>``.
 
     Used by every lesson. Raises CourseError when the folder holds a run of other settings, so that numbers of two runs
     never mix, and when its ``results.json`` cannot be read.
@@ -159,7 +164,8 @@ class Workspace:
     def keep_scores(self, method: str, **scores: np.ndarray) -> None:
         """Keep a method's label scores for later lessons.
 
-        ``scores``: split -> array of shape (reviews, 2), as ``score_labels`` gives them, in the order of the prepared split.
+        ``scores``: split -> array of shape (reviews, 2), as ``score_labels`` gives them, in the order of the prepared
+        split.
         """
         kept = {split: np.asarray(values).round(6).tolist() for split, values in scores.items()}
         write_atomically(self.scores_folder / f"{method}.json", json.dumps(with_digest(kept)))

@@ -1,8 +1,8 @@
 """Measure the course's speed claims, side by side in one run: ``make bench`` (``python -m authoring bench``).
 
-Writes ``bench.json``, ``bench.md`` and figures to ``runs/bench/``. Every contender runs once per round, in turn and in a process of its
-own, so that what disturbs the machine disturbs all of them and none inherits another's memory; a number is the median over the
-rounds, with the lowest and the highest.
+Writes ``bench.json``, ``bench.md`` and figures to ``runs/bench/``. Every contender runs once per round, in turn and in
+a process of its own, so that what disturbs the machine disturbs all of them and none inherits another's memory; a
+number is the median over the rounds, with the lowest and the highest.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Bench:
         )
 
     def _share_of_peak(self, rounds):
-        """Operations per second on the wide batches over the peak of matrix products, update of the weights included."""
+        """Operations per second on the wide batches, update of the weights included, over the peak of products."""
         shares = []
         for one in rounds:
             wide = [(width, taken) for width, taken in zip(one["widths"], one["seconds"], strict=True) if width > LONG]
@@ -199,7 +199,10 @@ class Bench:
         )
 
     def accuracy(self, seeds: int = 5) -> None:
-        """Pocket T5 fine-tuned by the usual recipe and by ours, paired over seeds, and in 8 bits; finished seeds are kept."""
+        """Pocket T5 fine-tuned by the usual recipe and by ours, paired over seeds, and in 8 bits.
+
+        Finished seeds are kept.
+        """
         pocket = choose()
         kept = self.folder / "accuracy.json"
         of_what = f"{recipes.training_recipes()} {pocket}"

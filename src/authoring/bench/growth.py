@@ -20,7 +20,7 @@ SHAPES = {  # two smaller than t5-small, of the same make; then the family's own
 
 
 def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> dict[str, Any]:
-    """The exponent b of seconds = a * size^b by least squares on the logarithms, with its standard error (None for two sizes)."""
+    """The exponent b of seconds = a * size^b by least squares on logarithms, and its standard error (two sizes: None)."""
     x, y = np.log(sizes), np.log(seconds)
     slope, offset = np.polyfit(x, y, 1)
     left = y - slope * x - offset
@@ -29,7 +29,7 @@ def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> dict[st
 
 
 def seconds_by_ranks(ranks: int) -> float:
-    """Seconds of a DeepSpeed step (stage 0, t5-tiny's shape) on 16 reviews shared out over so many ranks of this machine."""
+    """Seconds of a DeepSpeed step (stage 0, t5-tiny's shape) on 16 reviews shared out over so many ranks."""
     from finetuning.distributed import launch
     from finetuning.workspace import Workspace
 

@@ -163,7 +163,10 @@ def figures(found: dict, folder: Path) -> None:
 
 
 def plot_growth(fits: dict[str, dict]) -> Figure:
-    """Seconds of a training step against each size, both axes logarithmic; ``fits``: name -> as ``growth.growth_exponent`` gives it."""
+    """Seconds of a training step against each size, both axes logarithmic.
+
+    ``fits``: name -> as ``growth.growth_exponent`` gives it.
+    """
     fig, axes = figure("How a training step grows", width=3.6 * len(fits) + 1, columns=len(fits))
     for ax, (name, fit) in zip(np.atleast_1d(axes), fits.items(), strict=True):
         sizes, seconds = np.array(fit["sizes"], float), np.array(fit["seconds"])

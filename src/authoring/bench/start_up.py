@@ -39,7 +39,10 @@ KINDS = (  # what a cell is about, by what stands in it; the first that fits cou
 
 
 def seconds_by_kind(run: str) -> dict[str, dict[str, float]]:
-    """Seconds of each lesson of a finished run by kind of cell: a dict of lesson -> kind -> seconds ({} without such a run)."""
+    """Seconds of each lesson of a finished run by kind of cell.
+
+    A dict of lesson -> kind -> seconds ({} without such a run).
+    """
     found: dict[str, dict[str, float]] = {}
     for lesson in LESSONS:
         executed = executed_copy(run, lesson)

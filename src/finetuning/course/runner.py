@@ -38,9 +38,9 @@ def run_course(
 ) -> Workspace:
     """Execute the lessons with papermill and write ``report.html``; returns the workspace.
 
-    A lesson that this run has executed before is skipped, unless its source, an earlier lesson or what it left has changed
-    since. A failing cell raises CourseError with the lesson, the cell and the error; the partly executed notebook stays.
-    So does a second run in the same folder.
+    A lesson that this run has executed before is skipped, unless its source, an earlier lesson or what it left has
+    changed since. A failing cell raises CourseError with the lesson, the cell and the error; the partly executed
+    notebook stays. So does a second run in the same folder.
     """
     settings = choose(profile, reviews=reviews, base_model=base_model, limit=limit, seed=seed)
     name = name or profile

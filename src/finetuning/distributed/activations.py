@@ -1,4 +1,7 @@
-"""Lesson 04: bytes of activations at the peak of a training step, from a formula over the model's shape and measured."""
+"""Lesson 04.
+
+Bytes of activations at the peak of a training step, from a formula over the model's shape and measured.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ def activation_bytes(
 ) -> dict[str, int]:
     """Bytes of activations at the peak of a training step of ``reviews`` reviews: a dict of part -> bytes.
 
-    Korthikanti et al. 2022 (arXiv 2205.05198, section 4) add up what each layer of a decoder saves for its backward pass; this
-    is their sum for T5: RMS norms that save an fp32 copy, ``d_kv * num_heads`` apart from ``d_model``, cross-attention,
-    gated or plain feed-forward, no dropout, no fused kernels. ``encoder``, ``decoder`` and ``logits`` are saved for the
-    backward pass (with ``checkpointing`` only each layer's inputs); ``backward`` is what the backward pass adds at its highest
-    moment: gradients, and with ``checkpointing`` a layer computed again. The tests hold the estimate against what PyTorch
-    saves, and against all that is alive at the peak of a step.
-    ``shape``: a T5Config; ``tokens``: (input, label) lengths; ``precision``: fp32, bf16 (the weights are in bf16, as in
-    DeepSpeed) or autocast (fp32 weights and bf16 arithmetic, as in the Trainer; its copies of the weights are not counted).
+    Korthikanti et al. 2022 (arXiv 2205.05198, section 4) add up what each layer of a decoder saves for its backward
+    pass; this is their sum for T5: RMS norms that save an fp32 copy, ``d_kv * num_heads`` apart from ``d_model``,
+    cross-attention, gated or plain feed-forward, no dropout, no fused kernels. ``encoder``, ``decoder`` and ``logits``
+    are saved for the backward pass (with ``checkpointing`` only each layer's inputs); ``backward`` is what the backward
+    pass adds at its highest moment: gradients, and with ``checkpointing`` a layer computed again. The tests hold the
+    estimate against what PyTorch saves, and against all that is alive at the peak of a step. ``shape``: a T5Config;
+    ``tokens``: (input, label) lengths; ``precision``: fp32, bf16 (the weights are in bf16, as in DeepSpeed) or autocast
+    (fp32 weights and bf16 arithmetic, as in the Trainer; its copies of the weights are not counted).
     """
     if precision not in PRECISIONS:
         raise CourseError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}.")

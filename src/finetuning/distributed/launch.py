@@ -38,11 +38,12 @@ def run(
 ) -> list:
     """Start the trainings on ``ranks`` processes of this machine and return what each rank measured.
 
-    ``jobs`` is one from ``jobs.training_job`` or a list of them, run in turn. Progress of rank 0 is printed as it comes, all
-    output goes to the run's ``logs/``. ``launcher``: ``torchrun`` (torch.distributed.run), ``deepspeed`` or ``two nodes`` (two
-    agents of torch.distributed.run that meet at ``port``; None: a free one) or ``python`` (one plain process). ``limit`` is in seconds. Returns a list of dicts, one per
-    rank, for a training, and a list of such lists for a list. Raises CourseError with the failing rank's last lines and
-    the known way out; no process is left behind, also when the cell is interrupted.
+    ``jobs`` is one from ``jobs.training_job`` or a list of them, run in turn. Progress of rank 0 is printed as it
+    comes, all output goes to the run's ``logs/``. ``launcher``: ``torchrun`` (torch.distributed.run), ``deepspeed`` or
+    ``two nodes`` (two agents of torch.distributed.run that meet at ``port``; None: a free one) or ``python`` (one plain
+    process). ``limit`` is in seconds. Returns a list of dicts, one per rank, for a training, and a list of such lists
+    for a list. Raises CourseError with the failing rank's last lines and the known way out; no process is left behind,
+    also when the cell is interrupted.
     """
     several, jobs = isinstance(jobs, list), jobs if isinstance(jobs, list) else [jobs]
     if several and _gpus():  # processes that have touched a GPU cannot be copied, so each training pays its own start
@@ -125,7 +126,10 @@ def free_port(port: int = 0) -> int:
 
 
 def joined_scores(answers: list[dict]) -> np.ndarray:
-    """The label scores of the test reviews, put together from the shares of the ranks: an array of shape (reviews, 2)."""
+    """The label scores of the test reviews, put together from the shares of the ranks.
+
+    An array of shape (reviews, 2).
+    """
     shares = [np.array(answer["scores"]) for answer in answers]
     scores = np.zeros((sum(map(len, shares)), 2))
     for rank, share in enumerate(shares):
@@ -138,7 +142,8 @@ def largest_trainable(
 ) -> dict[str, dict]:
     """Train ever larger models of random weights for a few steps until the memory is full.
 
-    ``shapes``: dict of name -> values of a T5Config, smallest first. Returns what rank 0 measured for each that fitted, by name.
+    ``shapes``: dict of name -> values of a T5Config, smallest first. Returns what rank 0 measured for each that fitted,
+    by name.
     """
     fitted = {}
     for name, shape in shapes.items():
@@ -182,8 +187,8 @@ def _environment(ranks):
 def _watch(commands: list[list[str]], environment: dict[str, str], log: BinaryIO, limit: float) -> int:
     """Start the commands, echo rank 0's progress, and return the worst exit code (124: out of time).
 
-    A thread reads the output of each process, so that neither a line without an end nor one process's silence keeps this loop
-    from the others and from the clock.
+    A thread reads the output of each process, so that neither a line without an end nor one process's silence keeps
+    this loop from the others and from the clock.
     """
     ends = time.monotonic() + limit
     processes: list[subprocess.Popen] = []
@@ -272,7 +277,10 @@ def universal_checkpoint(job: TrainingJob) -> TrainingJob:
 
 
 def stop(processes: list[subprocess.Popen], patience: float = 5) -> None:
-    """End launchers and their ranks: the ranks end when their standard input does, the launchers when told or killed."""
+    """End launchers and their ranks.
+
+    The ranks end when their standard input does, the launchers when told or killed.
+    """
     for process in processes:
         with contextlib.suppress(OSError):
             if process.stdin:

@@ -14,10 +14,10 @@ COMPONENTS = ("parameters", "gradients", "master", "optimizer")
 def expected_bytes(parameters: int, stage: int, ranks: int, *, bf16: bool = False) -> dict[str, float]:
     """Bytes that each rank holds in theory: a dict of component -> bytes (Rajbhandari et al. 2020, section 5).
 
-    Mixed precision with Adam: 2 bytes per parameter for the bf16 weights and 2 for their gradients, 4 for the fp32 master
-    weights and 8 for Adam's two moments. In fp32 the weights and the gradients take 4 bytes each, and stage 0 has no master
-    copy; stages 1 to 3 keep one of the rank's own shard.
-    Stage 1 divides master and moments by the number of ranks, stage 2 the gradients too, stage 3 the weights too.
+    Mixed precision with Adam: 2 bytes per parameter for the bf16 weights and 2 for their gradients, 4 for the fp32
+    master weights and 8 for Adam's two moments. In fp32 the weights and the gradients take 4 bytes each, and stage 0
+    has no master copy; stages 1 to 3 keep one of the rank's own shard. Stage 1 divides master and moments by the number
+    of ranks, stage 2 the gradients too, stage 3 the weights too.
     """
     width = 2 if bf16 else 4
     share = parameters / ranks
@@ -30,12 +30,12 @@ def expected_bytes(parameters: int, stage: int, ranks: int, *, bf16: bool = Fals
 
 
 def expected_traffic(parameters: int, stage: int, ranks: int, accumulation: int, *, bf16: bool = False) -> float:
-    """Bytes that each rank sends in one optimizer step, in theory (Rajbhandari et al. 2020, section 7, per micro-batch).
+    """Bytes that each rank sends in one optimizer step, in theory (Rajbhandari et al. 2020, section 7).
 
-    Passing a shard of every weight or gradient on costs (ranks - 1) / ranks of their size. Adding gradients up on all ranks
-    takes two such passes; stage 1 adds one for the new weights; stage 2 adds gradients up after every micro-batch, on a CPU by
-    two passes, on a GPU by one (reduce-scatter); stage 3 gathers the weights forwards and backwards, and scatters the
-    gradients, in every micro-batch.
+    Passing a shard of every weight or gradient on costs (ranks - 1) / ranks of their size. Adding gradients up on all
+    ranks takes two such passes; stage 1 adds one for the new weights; stage 2 adds gradients up after every
+    micro-batch, on a CPU by two passes, on a GPU by one (reduce-scatter); stage 3 gathers the weights forwards and
+    backwards, and scatters the gradients, in every micro-batch.
     """
     import torch
 
@@ -54,7 +54,8 @@ def innermost(optimizer: Any) -> Any:
 def own_step_counters(optimizer: Any) -> None:
     """Give every parameter of the wrapped Adam a step counter of its own.
 
-    After a universal checkpoint was loaded in stage 3, all parameter groups share one, which then counts several times a step.
+    After a universal checkpoint was loaded in stage 3, all parameter groups share one, which then counts several times
+    a step.
     """
     for state in innermost(optimizer).state.values():
         if hasattr(state.get("step"), "clone"):
@@ -62,11 +63,13 @@ def own_step_counters(optimizer: Any) -> None:
 
 
 def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
-    """Bytes that this process holds for training ``model``: a dict of component -> bytes, each stored tensor counted once.
+    """Bytes that this process holds for training ``model``.
 
-    ``model`` is a plain model with its torch optimizer, or a DeepSpeedEngine with the optimizer that DeepSpeed wraps around
-    one. ``buffers`` are the buckets that gradients wait in until they are sent, and rests of tensors that straddle two shards. Measure between two micro-batches, when the
-    gradients of the first are there.
+    A dict of component -> bytes, each stored tensor counted once.
+
+    ``model`` is a plain model with its torch optimizer, or a DeepSpeedEngine with the optimizer that DeepSpeed wraps
+    around one. ``buffers`` are the buckets that gradients wait in until they are sent, and rests of tensors that
+    straddle two shards. Measure between two micro-batches, when the gradients of the first are there.
     """
     inner = innermost(optimizer)
     while optimizer is not inner and not type(optimizer).__module__.startswith("deepspeed.runtime"):
@@ -128,8 +131,8 @@ def _stored(tensors):
 def verdict_lines(rows: dict[str, dict], seconds: dict[str, float]) -> list[str]:
     """Sentences that weigh each stage against the plain Trainer, from what was measured.
 
-    ``rows``: method -> row of the results table, with ``trainer_short`` and ``deepspeed_zero0`` among them; ``seconds``:
-    ``plain``, ``zero0`` … -> seconds per optimizer step.
+    ``rows``: method -> row of the results table, with ``trainer_short`` and ``deepspeed_zero0`` among them;
+    ``seconds``: ``plain``, ``zero0`` … -> seconds per optimizer step.
     """
     held = {
         name: sum(row["bytes_per_rank"][part] for part in COMPONENTS)

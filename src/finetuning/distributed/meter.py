@@ -28,7 +28,9 @@ COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first on
 
 
 class StepMeter(TrainerCallback):
-    """A Trainer callback that measures: seconds per step, bytes held between two micro-batches, bytes sent over loopback.
+    """A Trainer callback that measures.
+
+    Seconds per step, bytes held between two micro-batches, bytes sent over loopback.
 
     Rank 0 also prints a line of progress now and then.
     """
@@ -41,7 +43,7 @@ class StepMeter(TrainerCallback):
         self.sent: dict = {}
 
     def measured(self) -> dict:
-        """Median seconds per step, bytes per component and bytes sent per step by each rank (None where not measured)."""
+        """Median seconds per step, bytes per component, bytes sent per step by each rank (None: not measured)."""
         used = self.seconds[COUNT_AT:] or self.seconds
         steps = sorted(self.sent)
         ranks = int(os.environ.get("WORLD_SIZE", 1))
@@ -88,7 +90,10 @@ class StepMeter(TrainerCallback):
 
 
 def loopback_bytes() -> int | None:
-    """Bytes that this machine has sent to itself so far (Linux); None elsewhere. Ranks on one machine talk that way on a CPU."""
+    """Bytes that this machine has sent to itself so far (Linux); None elsewhere.
+
+    Ranks on one machine talk that way on a CPU.
+    """
     counters = Path("/proc/net/dev")
     if not counters.exists():
         return None

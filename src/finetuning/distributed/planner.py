@@ -1,8 +1,8 @@
 """Lesson 04: which ZeRO stage, offload and micro-batch fit a T5 to your GPUs, from its configuration alone.
 
-Bytes of parameters, gradients and optimizer come from DeepSpeed's own estimators where it has one (stages 2 and 3), and from
-the same arithmetic for the rest; activations from a formula over the model's shape. All for Adam and bf16, the activations
-for eager attention and no dropout, as the course trains on a CPU (dropout would keep masks besides).
+Bytes of parameters, gradients and optimizer come from DeepSpeed's own estimators where it has one (stages 2 and 3), and
+from the same arithmetic for the rest; activations from a formula over the model's shape. All for Adam and bf16, the
+activations for eager attention and no dropout, as the course trains on a CPU (dropout would keep masks besides).
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MI
 class PlanRow:
     """One way to train.
 
-    ``bytes`` per GPU by component, at ``micro_batch`` reviews, the largest power of two that fits (0: none does, and ``bytes``
-    is for one review); ``host_bytes``: main memory per node that offload takes, by DeepSpeed's estimate.
+    ``bytes`` per GPU by component, at ``micro_batch`` reviews, the largest power of two that fits (0: none does, and
+    ``bytes`` is for one review); ``host_bytes``: main memory per node that offload takes, by DeepSpeed's estimate.
     """
 
     strategy: str
@@ -70,7 +70,10 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer of ``plan``: ``rows``, the way to take first. ``memory`` and ``usable`` (without what is set aside) in bytes."""
+    """The answer of ``plan``: ``rows``, the way to take first.
+
+    ``memory`` and ``usable`` (without what is set aside) in bytes.
+    """
 
     model: str
     parameters: int
@@ -106,12 +109,14 @@ def plan(
     tokens: tuple[int, int] = (512, 2),
     checkpointing: bool = False,
 ) -> Plan:
-    """How to train a T5 with Adam in bf16 on ``gpus`` cards of ``memory`` each: a Plan, the simplest way that fits first.
+    """How to train a T5 with Adam in bf16 on ``gpus`` cards of ``memory`` each.
 
-    ``model``: one of the T5 family, or a folder with a config.json; no weights and no network are needed. ``memory``: bytes, or
-    "16GB" (1e9 bytes) or "16GiB". ``tokens``: of an input and of a label. ``checkpointing``: keep only the inputs of each
-    layer and compute the rest again in the backward pass. Used in lesson 04. Raises CourseError for wrong input, and when
-    nothing fits, with what would.
+    A Plan, the simplest way that fits first.
+
+    ``model``: one of the T5 family, or a folder with a config.json; no weights and no network are needed. ``memory``:
+    bytes, or "16GB" (1e9 bytes) or "16GiB". ``tokens``: of an input and of a label. ``checkpointing``: keep only the
+    inputs of each layer and compute the rest again in the backward pass. Used in lesson 04. Raises CourseError for
+    wrong input, and when nothing fits, with what would.
     """
     card = card_bytes(memory)
     _require_positive("gpus", gpus)
@@ -130,7 +135,10 @@ def plan(
 
 
 def t5_shape(model: str | Path) -> T5Config:
-    """The T5Config of a model of the family, or of a folder with a config.json. Raises CourseError for anything else."""
+    """The T5Config of a model of the family, or of a folder with a config.json.
+
+    Raises CourseError for anything else.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import T5Config
 
@@ -187,12 +195,13 @@ def _count(shape):
 def state_bytes(parameters: int, largest: int, strategy: str, gpus: int) -> tuple[dict[str, int], int]:
     """Bytes per GPU of parameters, gradients and optimizer, and main memory per node for offload: (dict, bytes).
 
-    plain: 4 + 4 + 8 per parameter (fp32 weights, gradients, Adam's moments), 2 for the bf16 copies that autocast makes of the
-    weights, and on several GPUs 4 for the buckets in which gradients are sent. ZeRO: 2 + 2 + 16 (bf16 weights and gradients;
-    fp32 master weights, moments, and the gradients in fp32 during the step), of which stage 1 shares out the 16.
-    Stages 2 and 3 and offload are DeepSpeed's estimates (deepspeed.runtime.zero.*.estimate_zero*_model_states_mem_needs),
-    cut into components by us. They leave out communication buckets (small in the course's configurations), the
-    parameters that stage 3 keeps for reuse (stage3_max_live_parameters), and gradients on their way to offload.
+    plain: 4 + 4 + 8 per parameter (fp32 weights, gradients, Adam's moments), 2 for the bf16 copies that autocast makes
+    of the weights, and on several GPUs 4 for the buckets in which gradients are sent. ZeRO: 2 + 2 + 16 (bf16 weights
+    and gradients; fp32 master weights, moments, and the gradients in fp32 during the step), of which stage 1 shares out
+    the 16. Stages 2 and 3 and offload are DeepSpeed's estimates
+    (deepspeed.runtime.zero.*.estimate_zero*_model_states_mem_needs), cut into components by us. They leave out
+    communication buckets (small in the course's configurations), the parameters that stage 3 keeps for reuse
+    (stage3_max_live_parameters), and gradients on their way to offload.
     """
     from finetuning.distributed.zero import import_deepspeed
 
@@ -239,7 +248,10 @@ def needed_bytes(
 
 
 def family_bytes(numbers: tuple[int, ...] = (1, 8, 64)) -> dict[int, dict[str, dict[int, int]]]:
-    """Bytes per GPU for one review of 512 tokens over the T5 family: a dict of number of GPUs -> strategy -> {parameters: bytes}."""
+    """Bytes per GPU for one review of 512 tokens over the T5 family.
+
+    A dict of number of GPUs -> strategy -> {parameters: bytes}.
+    """
     shapes = [t5_shape(name) for name in FAMILY]
     return {
         gpus: {

@@ -1,8 +1,8 @@
 """Lesson 04: the script that a launcher starts once per device: ``python -m finetuning.distributed.train CONFIG.json``.
 
-CONFIG.json holds one training or a list of trainings, as ``jobs.training_job`` writes them. Each rank writes what it measured
-to ``rank<N>.json`` in the training's folder; rank 0 prints the progress. The same file serves one process, two on a laptop
-and many nodes: rank, world size and address come from the launcher's environment variables.
+CONFIG.json holds one training or a list of trainings, as ``jobs.training_job`` writes them. Each rank writes what it
+measured to ``rank<N>.json`` in the training's folder; rank 0 prints the progress. The same file serves one process, two
+on a laptop and many nodes: rank, world size and address come from the launcher's environment variables.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 
 def arguments(job: TrainingJob) -> Seq2SeqTrainingArguments:
-    """The Trainer's arguments of a training. ``deepspeed`` names the JSON file that both the Trainer and DeepSpeed read."""
+    """The Trainer's arguments of a training.
+
+    ``deepspeed`` names the JSON file that both the Trainer and DeepSpeed read.
+    """
     import torch
     from transformers import Seq2SeqTrainingArguments
 
@@ -143,7 +146,10 @@ def _trainer(
 
 
 def shrink_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Load the saved weights and save them once more with their tokenizer: DeepSpeed stores T5's tied embedding several times."""
+    """Load the saved weights and save them once more with their tokenizer.
+
+    DeepSpeed stores T5's tied embedding several times.
+    """
     import torch
     from transformers import T5ForConditionalGeneration
 
@@ -153,7 +159,7 @@ def shrink_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def score_share(job: TrainingJob, settings: Profile, args: Seq2SeqTrainingArguments) -> dict:
-    """Label scores of this rank's share of the test reviews by the saved model, and how many reviews per second that made."""
+    """Label scores of this rank's share of the test reviews by the saved model, and reviews per second."""
     from dataclasses import replace
 
     from datasets import load_from_disk
@@ -187,7 +193,10 @@ def quiet_libraries() -> None:
 
 
 def join_process_group(name: str) -> None:
-    """Let the ranks find each other under names of this training's own: the launcher's store still holds those of the last."""
+    """Let the ranks find each other under names of this training's own.
+
+    The launcher's store still holds those of the last.
+    """
     import torch
 
     environment = os.environ
@@ -200,7 +209,10 @@ def join_process_group(name: str) -> None:
 
 
 def die_with_the_launcher() -> None:
-    """End this process when the one that launched it is gone: standard input, a pipe that it holds, comes to its end."""
+    """End this process when the one that launched it is gone.
+
+    Standard input, a pipe that it holds, comes to its end.
+    """
 
     def wait():
         while os.read(0, 1):
@@ -232,7 +244,10 @@ def run(job: TrainingJob) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: one JSON file. ``--local_rank`` is what the ``deepspeed`` launcher adds; the environment says the same."""
+    """Command line: one JSON file.
+
+    ``--local_rank`` is what the ``deepspeed`` launcher adds; the environment says the same.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m finetuning.distributed.train", description="One rank of a training."
     )

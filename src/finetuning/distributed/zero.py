@@ -46,12 +46,15 @@ def configuration_file(name: str) -> Path:
 
 
 def configuration(name: str) -> dict:
-    """One of the course's DeepSpeed configurations as a dict; ``auto`` stands where the Trainer fills in its arguments."""
+    """One of the course's DeepSpeed configurations as a dict.
+
+    ``auto`` stands where the Trainer fills in its arguments.
+    """
     return json.loads(configuration_file(name).read_text())
 
 
 def check_configuration(path: Path) -> None:
-    """Raise CourseError where DeepSpeed's JSON file cannot be read, and where it asks a stage for offload that it has not.
+    """Raise CourseError where DeepSpeed's JSON file cannot be read, or asks a stage for offload that it has not.
 
     DeepSpeed passes over such an offload in silence, and the memory it should have saved is missed later.
     """

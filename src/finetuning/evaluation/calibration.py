@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
-    """Reviews by confidence: a DataFrame with ``reviews``, mean ``confidence`` and ``accuracy`` per bin that is not empty.
+    """Reviews by confidence.
+
+    A DataFrame with ``reviews``, mean ``confidence`` and ``accuracy`` per bin that is not empty.
 
     A bin holds the confidences above one edge and up to the next; what lies on the first edge belongs to the first bin.
     """
@@ -52,7 +54,10 @@ def log_loss(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature (between 1/20 and 20) that makes the mean log loss of these reviews smallest; fitted on validation."""
+    """The temperature (between 1/20 and 20) that makes the mean log loss of these reviews smallest.
+
+    Fitted on validation.
+    """
     from scipy.optimize import minimize_scalar
 
     loss = lambda exponent: log_loss(with_temperature(scores, np.exp(exponent)), truth).mean()  # noqa: E731
@@ -93,7 +98,10 @@ def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarra
 
 
 def threshold_for(confidence: np.ndarray, right: np.ndarray, wanted: float) -> float:
-    """The smallest confidence from which on a share ``wanted`` of the answers is right; infinity where none reaches it."""
+    """The smallest confidence from which on a share ``wanted`` of the answers is right.
+
+    Infinity where none reaches it.
+    """
     coverage, accuracy = coverage_curve(confidence, right)
     answered = np.rint(coverage[accuracy >= wanted] * len(confidence)).astype(int)
     return float(np.sort(confidence)[-answered.max()]) if len(answered) else np.inf

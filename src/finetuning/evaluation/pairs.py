@@ -56,9 +56,10 @@ def paired(
 ) -> PairedComparison:
     """Compare two models review by review; ``first`` and ``second`` say whether each was right (bool or 0/1 arrays).
 
-    McNemar's test in its exact form (McNemar 1947): of the reviews on which exactly one is right, each is a coin toss if
-    the two are equally good. The interval is the percentile bootstrap over reviews of the difference of the accuracies;
-    the kinds of reviews in a resample are multinomial, so they are drawn directly. Raises CourseError for arrays that do not belong together.
+    McNemar's test in its exact form (McNemar 1947): of the reviews on which exactly one is right, each is a coin toss
+    if the two are equally good. The interval is the percentile bootstrap over reviews of the difference of the
+    accuracies; the kinds of reviews in a resample are multinomial, so they are drawn directly. Raises CourseError for
+    arrays that do not belong together.
     """
     from scipy.stats import binomtest
 
@@ -77,7 +78,10 @@ def paired(
 
 
 def told_apart(pair: PairedComparison) -> bool:
-    """Whether the data settle who is better: McNemar's p under ALPHA, and an interval of the difference without zero."""
+    """Whether the data settle who is better.
+
+    McNemar's p under ALPHA, and an interval of the difference without zero.
+    """
     return pair.p < ALPHA and not pair.low <= 0 <= pair.high
 
 
@@ -119,7 +123,10 @@ def _round(count):
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """p-values adjusted for being several (Holm 1979): after it, one false alarm among them all happens in ALPHA of trials."""
+    """p-values adjusted for being several (Holm 1979).
+
+    After it, one false alarm among them all happens in ALPHA of trials.
+    """
     p_values = np.asarray(p_values, dtype=float)
     order = np.argsort(p_values)
     stepped = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1))
@@ -129,9 +136,12 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def candidates(rows: list[dict], right: dict[str, np.ndarray]) -> list[str]:
-    """The methods a reader may ship: the most accurate one and all that cannot be told apart from it, the fastest first.
+    """The methods a reader may ship.
 
-    ``rows``: rows of ``results.json``; ``right``: as ``kept_answers`` gives it. Among equals the fastest in prediction leads.
+    The most accurate one and all that cannot be told apart from it, the fastest first.
+
+    ``rows``: rows of ``results.json``; ``right``: as ``kept_answers`` gives it. Among equals the fastest in prediction
+    leads.
     """
     named = {row["method"]: row for row in rows if row["method"] in right}
     best = max(named, key=lambda method: named[method]["accuracy"])

@@ -56,8 +56,9 @@ def column(split: Dataset, name: str, kind: type | tuple[type, ...]) -> list:
 def slice_table(slices: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> pd.DataFrame:
     """Accuracy of two methods on each slice with Wilson's intervals: a DataFrame, a line per slice.
 
-    ``right``: dict of two methods -> bool array. ``only`` counts the reviews that one method alone got right, ``p`` is McNemar's
-    on the slice, ``p of all`` the same adjusted for the number of slices, ``note`` warns of slices under SMALL reviews.
+    ``right``: dict of two methods -> bool array. ``only`` counts the reviews that one method alone got right, ``p`` is
+    McNemar's on the slice, ``p of all`` the same adjusted for the number of slices, ``note`` warns of slices under
+    SMALL reviews.
     """
     import pandas as pd
 

@@ -28,8 +28,8 @@ def model_card(
 ) -> ModelCard:
     """The card of a run's model as a ``huggingface_hub.ModelCard``: every number in it is read from the run's results.
 
-    ``splits`` are the prepared reviews, whose sizes it tells; ``remarks`` are sentences on what lesson 05 found, which stand
-    below the results. It keeps to the outline of Mitchell et al. 2019, "Model cards for model reporting".
+    ``splits`` are the prepared reviews, whose sizes it tells; ``remarks`` are sentences on what lesson 05 found, which
+    stand below the results. It keeps to the outline of Mitchell et al. 2019, "Model cards for model reporting".
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 

@@ -20,8 +20,8 @@ def answer(pipe: ReviewPipeline, text: str) -> str:
 def review_form(pipe: ReviewPipeline) -> None:
     """Show a box to type a review in and a button that answers it; a line of text where nobody could press it.
 
-    A form needs a notebook server behind the page, which tells its kernels by JPY_SESSION_NAME. A lesson that is executed
-    headless has none, and a widget saved in it would show as an error wherever it is read.
+    A form needs a notebook server behind the page, which tells its kernels by JPY_SESSION_NAME. A lesson that is
+    executed headless has none, and a widget saved in it would show as an error wherever it is read.
     """
     if "JPY_SESSION_NAME" not in os.environ:
         print('Opened in JupyterLab, this cell shows a form; here, ask by answer(ask, "...").')

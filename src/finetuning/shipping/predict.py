@@ -28,10 +28,10 @@ EVERY = 30  # seconds between two lines of progress where there is no terminal t
 def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
     """Write a line of CSV to ``output`` for each good review of a file; returns the counts (written, skipped).
 
-    ``path`` is a CSV, JSON Lines or Parquet file with a column ``text``, or ``-`` for CSV from standard input; ``folder`` is
-    a saved model (``usage.save_usage``). The lines keep the file's order: ``row`` counts its reviews from 1, ``label`` is a
-    label word, ``probability_positive`` the model's probability of the positive one. A review that cannot be read is named
-    on standard error and skipped. Raises CourseError for a file that cannot be read at all.
+    ``path`` is a CSV, JSON Lines or Parquet file with a column ``text``, or ``-`` for CSV from standard input;
+    ``folder`` is a saved model (``usage.save_usage``). The lines keep the file's order: ``row`` counts its reviews from
+    1, ``label`` is a label word, ``probability_positive`` the model's probability of the positive one. A review that
+    cannot be read is named on standard error and skipped. Raises CourseError for a file that cannot be read at all.
     """
     from finetuning.labels import score_labels
     from finetuning.shipping.usage import load_shipped, read_usage
@@ -99,7 +99,7 @@ class Progress:
 
 
 def _by_length(texts: dict[int, str]) -> list[list[int]]:
-    """The row numbers of a chunk in groups of similar length, so that little is padded and progress shows in between."""
+    """The row numbers of a chunk in groups of similar length: little is padded, and progress shows in between."""
     order = sorted(texts, key=lambda number: -len(texts[number]))
     return [order[start : start + GROUP] for start in range(0, len(order), GROUP)]
 

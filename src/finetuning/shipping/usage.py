@@ -23,7 +23,9 @@ USAGE = "finetuning.json"
 
 
 def save_usage(folder: Path, settings: Profile) -> Path:
-    """Write ``finetuning.json`` beside a saved model: the prompt, the length in tokens and the label words; returns its path.
+    """Write ``finetuning.json`` beside a saved model: the prompt, the length in tokens and the label words.
+
+    Returns its path.
 
     With it the folder holds all that is needed to ask the model as it was trained.
     """
@@ -33,7 +35,10 @@ def save_usage(folder: Path, settings: Profile) -> Path:
 
 
 def read_usage(folder: Path) -> dict:
-    """What ``save_usage`` wrote, as a dict. Raises CourseError when it is missing, damaged or meant for other label words."""
+    """What ``save_usage`` wrote, as a dict.
+
+    Raises CourseError when it is missing, damaged or meant for other label words.
+    """
     path = Path(folder) / USAGE
     try:
         usage = json.loads(path.read_text(encoding="utf-8"))
@@ -52,7 +57,10 @@ def read_usage(folder: Path) -> dict:
 
 
 def shipped_folder(run: str) -> Path:
-    """The folder of a run's model. Raises CourseError, naming the command to run first, when nothing is trained there."""
+    """The folder of a run's model.
+
+    Raises CourseError, naming the command to run first, when nothing is trained there.
+    """
     folder = run_folder(run) / "models" / "trainer"
     if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
         raise CourseError(

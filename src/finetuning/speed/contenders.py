@@ -31,8 +31,8 @@ def factors(speeds: dict[str, list[float]]) -> list[dict]:
     """Each contender's speed, its ratio to the one before, and to the first: rows of a waterfall.
 
     ``speeds``: name -> one number per round, in the order of the changes. Ratios are taken within a round, then their
-    median; so that the steps multiply to the total, ``step`` is the quotient of two totals. ``step_low`` and ``step_high`` are
-    the lowest and highest of the rounds.
+    median; so that the steps multiply to the total, ``step`` is the quotient of two totals. ``step_low`` and
+    ``step_high`` are the lowest and highest of the rounds.
     """
     first = before = next(iter(speeds.values()))
     rows: list[dict] = []
@@ -84,8 +84,8 @@ def in_this_process(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
 def in_own_process(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
     """The result of ``work``, done in a process of its own that has the libraries loaded and has computed nothing yet.
 
-    Memory that a process has freed makes its next tensors cheap: of two contenders in one process the second would profit
-    from the first. ``work`` and its arguments must be picklable. Raises CourseError if the process dies.
+    Memory that a process has freed makes its next tensors cheap: of two contenders in one process the second would
+    profit from the first. ``work`` and its arguments must be picklable. Raises CourseError if the process dies.
     """
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
@@ -140,7 +140,9 @@ def train_contenders(
     do: Callable[..., Any] = in_this_process,
     say: Callable[[str], None] = print,
 ) -> dict[str, list[dict]]:
-    """What ``time_training`` finds for each recipe, in turn: a dict of name -> one dict per round. Used in lesson 03, too.
+    """What ``time_training`` finds for each recipe, in turn: a dict of name -> one dict per round.
+
+    Used in lesson 03, too.
 
     ``do``: ``in_this_process``, or ``in_own_process`` for a process of its own each time.
     """
@@ -163,8 +165,8 @@ def time_training(
 ) -> dict[str, Any]:
     """Reviews per second of training by ``recipe`` (``speed``), and the ``seconds`` and ``widths`` of its batches.
 
-    The recipe that pads everything to ``limit`` is timed on one random batch, as its batches are all alike; the others on
-    ``batches`` batches from long to short.
+    The recipe that pads everything to ``limit`` is timed on one random batch, as its batches are all alike; the others
+    on ``batches`` batches from long to short.
     """
     chosen = [np.random.default_rng(1).permutation(len(rows))[:batch_size]]
     if recipe.grouped:
@@ -186,7 +188,9 @@ def predict_contenders(
     do: Callable[..., Any] = in_this_process,
     say: Callable[[str], None] = print,
 ) -> dict[str, list[dict]]:
-    """What ``time_prediction`` finds for each recipe, in turn: a dict of name -> one dict per round. Used in lesson 03, too.
+    """What ``time_prediction`` finds for each recipe, in turn: a dict of name -> one dict per round.
+
+    Used in lesson 03, too.
 
     ``do``: as in ``train_contenders``.
     """
@@ -203,7 +207,7 @@ def time_prediction(
     words: Sequence[int],
     limit: int,
 ) -> dict[str, Any]:
-    """Reviews per second of answering all ``rows`` (``speed``), the ``logits``, shape (reviews, 2), and what generate wrote."""
+    """Reviews per second of answering ``rows`` (``speed``), the ``logits``, (reviews, 2), and the tokens written."""
     model = make_model().eval()
     written: list[int] = []
     answer = prediction.answer_by(recipe, model, words, limit, written)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def forward_flops(config: T5Config, tokens: int, answer_tokens: int) -> int:
     """Floating-point operations of the forward pass over one review: two per multiply and add of every matrix product.
 
-    Per token and layer the projections of the attention and the two of the feed-forward layer; per pair of tokens the scores
-    and the weighted sum; the output layer per answer token. Counted as in Kaplan et al. 2020 (arXiv 2001.08361), table 1, with
-    the attention's own products kept. A training step takes three times as many: the backward pass computes two products
-    for each one of the forward pass.
+    Per token and layer the projections of the attention and the two of the feed-forward layer; per pair of tokens the
+    scores and the weighted sum; the output layer per answer token. Counted as in Kaplan et al. 2020 (arXiv 2001.08361),
+    table 1, with the attention's own products kept. A training step takes three times as many: the backward pass
+    computes two products for each one of the forward pass.
     """
     width, inner, ff = config.d_model, config.num_heads * config.d_kv, config.d_ff
     feed_forward = (3 if config.is_gated_act else 2) * width * ff
@@ -34,9 +34,10 @@ def forward_flops(config: T5Config, tokens: int, answer_tokens: int) -> int:
 
 
 def matmul_peak(dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]], *, seconds: float = 0.5) -> float:
-    """The most floating-point operations per second that this machine reaches in ``(m, k) x (k, n)`` products of ``dtype``.
+    """The most operations per second that this machine reaches in ``(m, k) x (k, n)`` products of ``dtype``.
 
-    The median of each shape's repetitions counts, and the best shape. For ``torch.int8`` the 8-bit products of ``by_packing``.
+    The median of each shape's repetitions counts, and the best shape. For ``torch.int8`` the 8-bit products of
+    ``by_packing``.
     """
     import torch
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def has_int8() -> bool:
     """Whether PyTorch's oneDNN multiplies 8-bit integers here, and rightly.
 
-    A processor without VNNI or AMX adds two products in 16 bits and cuts what does not fit (oneDNN's developer guide, "Nuances
-    of int8 computations"); the largest integers show it.
+    A processor without VNNI or AMX adds two products in 16 bits and cuts what does not fit (oneDNN's developer guide,
+    "Nuances of int8 computations"); the largest integers show it.
     """
     import torch
 
@@ -35,7 +35,9 @@ def multiply_int8(
     after: str = "none",
     made_step: float = 1.0,
 ) -> Tensor:
-    """The product of ``step * (q - zero)``, unsigned 8 bits, and a ``matrix`` in 8 bits: packed, and one scale per output.
+    """The product of ``step * (q - zero)``, unsigned 8 bits, and a ``matrix`` in 8 bits.
+
+    Packed, and one scale per output.
 
     ``dtype``: of the product; unsigned 8 bits again, it counts in units of ``made_step``.
     """
@@ -49,7 +51,10 @@ def multiply_int8(
 
 
 def packed_int8(weight: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-    """A matrix rounded to 8 bits, one scale per output; the normalization's own weights go into it, where there are any."""
+    """A matrix rounded to 8 bits, one scale per output.
+
+    The normalization's own weights go into it, where there are any.
+    """
     import torch
 
     full = weight.float() if norm is None else weight.float() * norm.weight.float()
@@ -60,8 +65,8 @@ def packed_int8(weight: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, 
 def _rounded(x, norm=None):
     """``x`` in unsigned 8 bits around 128, and the step between them, one for all tokens.
 
-    Of the normalization only the factor per token is left, as its weights went into the matrix. Conversions go by 32 and by
-    16 bits: PyTorch's direct ones are several times slower.
+    Of the normalization only the factor per token is left, as its weights went into the matrix. Conversions go by 32
+    and by 16 bits: PyTorch's direct ones are several times slower.
     """
     import torch
 
@@ -89,8 +94,8 @@ def int8_projection(weight: Tensor, norm: nn.Module | None = None) -> Callable[[
 def int8_feed_forward(into: Tensor, out: Tensor, norm: nn.Module) -> Callable[[Tensor], Tensor]:
     """Both projections in 8 bits; what lies between them is rounded as it is computed.
 
-    Its step must therefore be known before: the largest value of the first batch and a quarter more make the 255th step, and
-    what exceeds it later is cut.
+    Its step must therefore be known before: the largest value of the first batch and a quarter more make the 255th
+    step, and what exceeds it later is cut.
     """
     import torch
 

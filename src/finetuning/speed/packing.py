@@ -19,11 +19,11 @@ def by_packing(
 ) -> Callable[[Rows], Tensor]:
     """One decoder step over reviews laid end to end, without padding, and without products that one step does not need.
 
-    Attention runs review by review, on pieces that stay in the processor's cache. The decoder's first step asks every review
-    one question, q; its score for a token x, q.(Kx), is computed as (K'q).x, and the values are summed before they are
-    projected, so that no keys and values of whole reviews are made: the same numbers with an eighth less arithmetic at
-    t5-small's shape. ``longest``: the most tokens of a review. ``int8``: the encoder's projections in 8-bit integers.
-    Raises CourseError for a T5 with gated feed-forward layers.
+    Attention runs review by review, on pieces that stay in the processor's cache. The decoder's first step asks every
+    review one question, q; its score for a token x, q.(Kx), is computed as (K'q).x, and the values are summed before
+    they are projected, so that no keys and values of whole reviews are made: the same numbers with an eighth less
+    arithmetic at t5-small's shape. ``longest``: the most tokens of a review. ``int8``: the encoder's projections in
+    8-bit integers. Raises CourseError for a T5 with gated feed-forward layers.
     """
     import torch
     from torch.nn.functional import linear

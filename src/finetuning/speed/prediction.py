@@ -90,7 +90,9 @@ def prediction_batches(recipe: PredictionRecipe, lengths: Sequence[int], size: i
 def by_generate(
     model: T5ForConditionalGeneration, words: Sequence[int], limit: int, written: list[int] | None = None
 ) -> Callable[[Rows], Tensor]:
-    """The usual recipe: ``generate`` with its default settings on reviews padded to ``limit``; the first step's logits are kept.
+    """The usual recipe: ``generate`` with its default settings on reviews padded to ``limit``.
+
+    The first step's logits are kept.
 
     How many tokens each batch wrote is added to the list ``written``.
     """

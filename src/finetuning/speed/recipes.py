@@ -66,10 +66,11 @@ def our_recipe() -> Recipe:
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
-    """Let this process keep the memory it frees, or (``keep`` False) give large pieces back at once, as glibc does unasked.
+    """Let this process keep the memory it frees, or (``keep`` False) give large pieces back, as glibc does unasked.
 
-    A training step frees and asks again for the same large tensors; each time the system would hand out pages filled with
-    zeros anew. Returns whether it is so; without effect (False) where the C library is not glibc. Source: mallopt(3).
+    A training step frees and asks again for the same large tensors; each time the system would hand out pages filled
+    with zeros anew. Returns whether it is so; without effect (False) where the C library is not glibc. Source:
+    mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -166,7 +167,7 @@ class Training:
         return loss.item()
 
     def seconds(self, batches: Sequence[tuple[Rows, Sequence[int]]]) -> np.ndarray:
-        """Seconds of a step on each of the batches of (rows, labels), after two on the first, so that memory is there."""
+        """Seconds of a step on each of the batches of (rows, labels); two on the first go before, to get the memory."""
         taken = []
         with memory_kept(self.recipe.keep_memory):
             for _ in range(2):
