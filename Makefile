@@ -29,7 +29,14 @@ $(VENV)/installed: $(REQUIREMENTS) pyproject.toml
 	  || { grep -v WARNING $(VENV)/pip.log | tail -5; echo "The installation failed; the lines above say why. Check the network and run the same command again."; exit 1; }
 	@touch $@
 
-setup: $(VENV)/installed  ## set up .venv (2-5 minutes, once; the other commands do it by themselves)
+# An environment can be the one of another clone, whose code it would run: it can be lent, but is never re-pointed to this one.
+PLACE := python -c 'import importlib.util, os; found = importlib.util.find_spec("finetuning"); print(os.path.realpath(found.origin) if found else "")'
+setup:  ## set up .venv (2-5 minutes, once; the other commands do it by themselves)
+	@[ ! -x $(BIN)/python ] || case "$$($(BIN)/$(PLACE))" in ""|"$(realpath .)"/*) ;; \
+	  *) echo "$(VENV) runs the course of another folder, $$($(BIN)/$(PLACE)). Leave VENV= out, or lend it: PYTHONPATH=$(realpath .)/src make ..."; exit 1;; esac
+	@place="$$([ ! -x $(BIN)/python ] || env -u PYTHONPATH $(BIN)/$(PLACE))"; case "$$place" in \
+	  ""|"$(realpath .)"/*) $(MAKE) --silent --no-print-directory $(VENV)/installed;; \
+	  *) echo "$(VENV) is lent by another folder: nothing is installed into it";; esac
 
 run: setup  ## run the whole course headless (7 minutes on 2 cores with bfloat16, 17 without; PROFILE= REVIEWS= BASE_MODEL= LIMIT= SEED= RUN= FRESH=1)
 	@$(BIN)/python -m finetuning run --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)") \
@@ -42,9 +49,10 @@ quick: lint  ## lint and unit tests, for the edit loop (4 minutes)
 	@$(BIN)/python -m pytest -m "not slow"
 
 # Each of them is silent when all is well.
-lint: setup  ## style, types, spelling, links, and no output in notebooks (10 seconds)
+lint: setup  ## style, types, the direction of imports, spelling, links, and no output in notebooks (15 seconds)
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
+	@found=$$($(BIN)/lint-imports --no-logo --no-cache) || { echo "$$found"; exit 1; }
 	@$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 	@$(BIN)/codespell
 	@$(BIN)/python tests/links.py

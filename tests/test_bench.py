@@ -1,4 +1,4 @@
-"""The bench: its arithmetic, that the fast ways compute what the slow ones do, and one quick run from end to end."""
+"""The bench: its arithmetic, that the fast recipes_of_prediction compute what the slow ones do, and one quick run from end to end."""
 
 import copy
 import itertools
@@ -15,9 +15,10 @@ from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5Config, T5ForConditionalGeneration
 
-from authoring.bench import bench
-from finetuning import CourseError, data, labels
-from finetuning.speed import recipes
+from authoring.bench import growth
+from finetuning import batching, labels
+from finetuning.errors import CourseError
+from finetuning.speed import contenders, flops, int8, packing, prediction, recipes
 
 WORDS, ANSWERS = [11, 12], [[11, 1], [12, 1]]
 RNG = np.random.default_rng(1)
@@ -40,7 +41,7 @@ def test_operations_are_those_that_torch_counts(model, tokens, answer_tokens):
     ids = torch.randint(20, 190, (3, tokens))
     with FlopCounterMode(display=False) as counted:
         logits = model(input_ids=ids, decoder_input_ids=torch.zeros(3, answer_tokens, dtype=torch.long)).logits
-    mine = 3 * recipes.forward_flops(model.config, tokens, answer_tokens)
+    mine = 3 * flops.forward_flops(model.config, tokens, answer_tokens)
     assert mine == pytest.approx(counted.get_total_flops(), rel=0.01)
     with FlopCounterMode(display=False) as backward:
         logits.sum().backward()
@@ -87,28 +88,28 @@ def test_each_recipe_makes_one_change():
 
 
 def test_every_way_gives_the_scores_of_the_first_step_of_generate(model):
-    slow, _ = recipes.predict(recipes.by_generate(model, WORDS, 64), ROWS, np.array_split(np.arange(8), 3))
-    packs = recipes.token_batches([len(row) for row in ROWS], 80)
+    slow, _ = prediction.predict(prediction.by_generate(model, WORDS, 64), ROWS, np.array_split(np.arange(8), 3))
+    packs = batching.token_batches([len(row) for row in ROWS], 80)
     assert len(packs) > 3
-    for answer in (labels.by_one_step(model, WORDS), recipes.by_packing(model, WORDS, 64)):
-        fast, _ = recipes.predict(answer, ROWS, packs)
+    for answer in (labels.by_one_step(model, WORDS), packing.by_packing(model, WORDS, 64)):
+        fast, _ = prediction.predict(answer, ROWS, packs)
         assert np.allclose(fast, slow, atol=1e-4)
 
 
-@pytest.mark.skipif(not recipes.has_int8(), reason="no right 8-bit products of oneDNN here")
+@pytest.mark.skipif(not int8.has_int8(), reason="no right 8-bit products of oneDNN here")
 def test_eight_bits_stay_close(model):
-    packs = recipes.token_batches([len(row) for row in ROWS], 80)
+    packs = batching.token_batches([len(row) for row in ROWS], 80)
     low = copy.deepcopy(model).bfloat16()
-    exact, _ = recipes.predict(recipes.by_packing(model, WORDS, 64), ROWS, packs)
-    eight, _ = recipes.predict(recipes.by_packing(low, WORDS, 64, int8=True), ROWS, packs)
+    exact, _ = prediction.predict(packing.by_packing(model, WORDS, 64), ROWS, packs)
+    eight, _ = prediction.predict(packing.by_packing(low, WORDS, 64, int8=True), ROWS, packs)
     assert np.abs(eight - exact).max() < 0.05 * exact.std() + 0.05 * np.abs(exact).max()
 
 
-@pytest.mark.skipif(not recipes.has_int8(), reason="no right 8-bit products of oneDNN here")
+@pytest.mark.skipif(not int8.has_int8(), reason="no right 8-bit products of oneDNN here")
 def test_what_exceeds_the_last_step_is_cut():
     weights = torch.rand(8, 16, generator=torch.Generator().manual_seed(1)) + torch.arange(8)[:, None] / 8
     ones = torch.full((3, 16), 200, dtype=torch.uint8)
-    product = recipes._multiply_int8(ones, 0.1, 128, recipes._packed_int8(weights), torch.uint8, "relu", 0.5)
+    product = int8.multiply_int8(ones, 0.1, 128, int8.packed_int8(weights), torch.uint8, "relu", 0.5)
     wanted = (7.2 * weights.sum(1) / 0.5).round().clamp(max=255)
     assert (product.int() - wanted.int()).abs().max() <= 1
     assert 0 < (product == 255).float().mean() < 1
@@ -117,37 +118,39 @@ def test_what_exceeds_the_last_step_is_cut():
 def test_gated_layers_are_refused_in_a_sentence(model):
     model.config.is_gated_act = True
     with pytest.raises(CourseError, match="gated"):
-        recipes.by_packing(model, WORDS, 64)
+        packing.by_packing(model, WORDS, 64)
 
 
 def test_batches_hold_every_review_once():
     lengths = RNG.integers(1, 300, 500)
-    packs = recipes.token_batches(lengths, 256)
+    packs = batching.token_batches(lengths, 256)
     assert sorted(np.concatenate(packs)) == list(range(500))
     assert all(len(pack) == 1 or lengths[pack].sum() <= 256 for pack in packs)
     for grouped in (False, True):
-        batches = data.epoch_batches(lengths, 16, grouped, 1)
+        batches = batching.epoch_batches(lengths, 16, grouped, 1)
         assert sorted(np.concatenate(batches)) == list(range(500))
     spans = [np.ptp(lengths[batch]) for batch in batches]
     assert np.mean(spans) < 30
-    assert not np.array_equal(batches[0], data.epoch_batches(lengths, 16, True, 2)[0])
+    assert not np.array_equal(batches[0], batching.epoch_batches(lengths, 16, True, 2)[0])
 
 
 def test_the_steps_of_a_waterfall_multiply_to_the_whole():
-    rows = bench.factors({"a": [1.0, 2.0, 1.5], "b": [3.0, 4.1, 4.0], "c": [9.0, 9.5, 11.0], "d": [8.0, 9.0, 12.0]})
+    rows = contenders.factors(
+        {"a": [1.0, 2.0, 1.5], "b": [3.0, 4.1, 4.0], "c": [9.0, 9.5, 11.0], "d": [8.0, 9.0, 12.0]}
+    )
     assert np.prod([row["step"] for row in rows]) == pytest.approx(rows[-1]["times"]["median"])
     assert rows[-1]["times"] == {"median": 8.0, "low": 4.5, "high": 8.0, "rounds": 3}
 
 
 def test_exponents_are_found():
-    fit = bench.growth_exponent([10, 20, 40, 80], [3 * size**1.5 for size in (10, 20, 40, 80)])
+    fit = growth.growth_exponent([10, 20, 40, 80], [3 * size**1.5 for size in (10, 20, 40, 80)])
     assert fit["exponent"] == pytest.approx(1.5)
     assert fit["standard_error"] < 1e-9
 
 
 def test_too_few_reviews_are_told():
     with pytest.raises(CourseError, match="at least 16 reviews"):
-        bench.sample_batches(np.arange(9), 16, 4)
+        contenders.sample_batches(np.arange(9), 16, 4)
 
 
 def test_a_wrong_number_of_rounds_is_told():
@@ -159,19 +162,19 @@ def test_a_wrong_number_of_rounds_is_told():
 
 
 def test_each_measurement_has_a_process_of_its_own():
-    assert len({os.getpid(), bench.apart(os.getpid), bench.apart(os.getpid)}) == 3
+    assert len({os.getpid(), contenders.in_own_process(os.getpid), contenders.in_own_process(os.getpid)}) == 3
 
 
 def test_a_killed_measurement_is_told():
     with pytest.raises(CourseError, match="process was killed"):
-        bench.apart(os._exit, 9)
+        contenders.in_own_process(os._exit, 9)
 
 
 def test_ways_to_predict_make_one_change_each(model):
-    ways = [vars(way) for way in recipes.prediction_ways(model.config).values()]
-    assert all(len(set(a.items()) ^ set(b.items())) == 2 for a, b in itertools.pairwise(ways))
+    recipes_of_prediction = [vars(recipe) for recipe in prediction.prediction_recipes(model.config).values()]
+    assert all(len(set(a.items()) ^ set(b.items())) == 2 for a, b in itertools.pairwise(recipes_of_prediction))
     model.config.is_gated_act = True
-    assert not any(way.packed for way in recipes.prediction_ways(model.config).values())
+    assert not any(recipe.packed for recipe in prediction.prediction_recipes(model.config).values())
 
 
 @pytest.mark.slow

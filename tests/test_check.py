@@ -7,8 +7,9 @@ import nbformat
 import pytest
 from conftest import NOTEBOOKS, ROOT
 
-from finetuning import CourseError, check
+from finetuning import check
 from finetuning.check import feedback
+from finetuning.errors import CourseError
 
 # lesson -> the objectives of its first cell, in their order, and the exercises that serve each of them
 SERVED = {

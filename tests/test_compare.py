@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from finetuning import CourseError, plots
+from finetuning import plots
+from finetuning.errors import CourseError
 from finetuning.evaluation.behaviour import (
     MarkedText,
     difference,
@@ -19,31 +20,30 @@ from finetuning.evaluation.behaviour import (
     turned,
     with_typo,
 )
-from finetuning.evaluation.compare import (
-    SMALL,
+from finetuning.evaluation.calibration import (
     calibration_error,
     calibration_verdict,
-    candidates,
     coverage_curve,
     fit_temperature,
-    holm,
-    interval,
-    kept_answers,
     log_loss,
-    paired,
-    paired_verdict,
     reliability,
-    reviews_needed,
-    slice_lines,
-    slice_table,
-    slices,
     threshold_for,
-    told_apart,
     with_temperature,
 )
+from finetuning.evaluation.pairs import (
+    candidates,
+    holm,
+    kept_answers,
+    paired,
+    paired_verdict,
+    reviews_needed,
+    told_apart,
+)
+from finetuning.evaluation.slices import SMALL, interval, slice_lines, slice_table, slices
 from finetuning.metrics import measure
 from finetuning.profiles import choose
-from finetuning.workspace import Workspace, results_table
+from finetuning.results import results_table
+from finetuning.workspace import Workspace
 
 matplotlib.use("agg")
 EDGES = np.linspace(0.5, 1, 11)
@@ -68,9 +68,9 @@ def draw(rng, n, only_first, only_second):
 def test_mcnemar_is_the_exact_binomial_test_of_the_differing_reviews():
     pair = paired(*answers(50, 12, 3, 35))
     tail = sum(math.comb(15, k) for k in range(12, 16)) / 2**15
-    assert math.isclose(pair["p"], 2 * tail)
-    assert (pair["n"], pair["only_first"], pair["only_second"], pair["difference"]) == (100, 12, 3, 0.09)
-    assert paired(*answers(900, 12, 3, 0))["p"] == pair["p"]  # reviews on which both agree do not count
+    assert math.isclose(pair.p, 2 * tail)
+    assert (pair.n, pair.only_first, pair.only_second, pair.difference) == (100, 12, 3, 0.09)
+    assert paired(*answers(900, 12, 3, 0)).p == pair.p  # reviews on which both agree do not count
 
 
 def test_paired_interval_is_that_of_resampling_review_by_review():
@@ -79,7 +79,7 @@ def test_paired_interval_is_that_of_resampling_review_by_review():
     rng = np.random.default_rng(0)
     rows = rng.integers(500, size=(4000, 500))
     low, high = np.quantile((first.astype(int) - second)[rows].mean(axis=1), [0.025, 0.975])
-    assert np.allclose((pair["low"], pair["high"]), (low, high), atol=0.004)
+    assert np.allclose((pair.low, pair.high), (low, high), atol=0.004)
 
 
 def test_told_apart_cries_wolf_no_more_often_than_it_says():
@@ -93,7 +93,7 @@ def test_so_many_reviews_as_needed_show_the_difference_as_often_as_promised():
     needed = reviews_needed(pair)
     assert needed == math.ceil((1.959964 * 0.2**0.5 + 0.841621 * (0.2 - 0.02**2) ** 0.5) ** 2 / 0.02**2)
     rng = np.random.default_rng(2)
-    seen = sum(paired(*draw(rng, needed, 0.11, 0.09), resamples=10)["p"] < 0.05 for _ in range(400)) / 400
+    seen = sum(paired(*draw(rng, needed, 0.11, 0.09), resamples=10).p < 0.05 for _ in range(400)) / 400
     assert 0.74 <= seen <= 0.85
 
 
@@ -109,7 +109,7 @@ def test_the_sentence_says_better_only_where_the_data_do():
     assert "equally many right" in paired_verdict("a", "b", paired(*answers(300, 40, 40, 20)))
     alike = paired(*answers(300, 0, 0, 20))
     assert "the same reviews right" in paired_verdict("a", "b", alike)
-    assert alike["p"] == 1 and not told_apart(alike) and reviews_needed(alike) is None
+    assert alike.p == 1 and not told_apart(alike) and reviews_needed(alike) is None
 
 
 def test_never_fewer_needed_than_there_were():

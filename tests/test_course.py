@@ -8,8 +8,9 @@ import nbformat
 import pytest
 from conftest import IMDB, NOTEBOOKS, ROOT, finetuning, needs_imdb
 
-from finetuning.distributed.zero import COMPONENTS
-from finetuning.workspace import LESSONS, ROW
+from finetuning.distributed.memory import COMPONENTS
+from finetuning.results import ROW
+from finetuning.workspace import LESSONS
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +144,7 @@ def test_a_second_run_skips_what_is_done_and_a_changed_setting_is_refused(pocket
 @needs_imdb
 def test_real_reviews_through_the_same_lessons(tmp_path, monkeypatch):
     """Lessons 00 to 03 on a seeded slice of IMDb: leaks found, everything measured, fine-tuned better than chance."""
-    from finetuning.course.course import run_course
+    from finetuning.course.runner import run_course
 
     monkeypatch.setenv("FINETUNING_RUNS", str(tmp_path))
     run_course("pocket", reviews=str(IMDB), limit=400, name="imdb", lessons=LESSONS[:4])
@@ -204,8 +205,8 @@ def broken_course(tmp_path):
 
 
 def test_a_failing_cell_ends_the_run_in_a_few_lines(broken_course, monkeypatch, capsys):
-    from finetuning.course.course import run_course
-    from finetuning.workspace import CourseError
+    from finetuning.course.runner import run_course
+    from finetuning.errors import CourseError
 
     monkeypatch.chdir(broken_course)
     second = broken_course / "notebooks" / "01_prepare_data.ipynb"
@@ -227,8 +228,8 @@ def test_a_failing_cell_ends_the_run_in_a_few_lines(broken_course, monkeypatch, 
 
 
 def test_a_dying_kernel_is_named(broken_course, monkeypatch):
-    from finetuning.course.course import run_course
-    from finetuning.workspace import CourseError
+    from finetuning.course.runner import run_course
+    from finetuning.errors import CourseError
 
     monkeypatch.chdir(broken_course)
     first = broken_course / "notebooks" / "00_welcome.ipynb"
@@ -240,8 +241,8 @@ def test_a_dying_kernel_is_named(broken_course, monkeypatch):
 
 
 def test_a_lesson_without_its_forerunner_says_which_one_to_run(tmp_path):
-    from finetuning.course.course import run_course
-    from finetuning.workspace import CourseError
+    from finetuning.course.runner import run_course
+    from finetuning.errors import CourseError
 
     with pytest.raises(CourseError, match=r"02_baselines, cell \d+: .*run 01_prepare_data\.ipynb first"):
         run_course("pocket", name="alone", lessons=["02_baselines"])

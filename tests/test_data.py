@@ -7,20 +7,9 @@ import pandas as pd
 import pytest
 from transformers import AutoTokenizer
 
-from finetuning import CourseError
-from finetuning.data import (
-    clean,
-    clean_text,
-    drop_rows,
-    find_duplicates,
-    load_reviews,
-    padded_tokens,
-    save_splits,
-    split_off,
-    take,
-    token_lengths,
-    truncation_loss,
-)
+from finetuning.batching import padded_tokens, token_lengths, truncation_loss
+from finetuning.data import clean, clean_text, drop_rows, find_duplicates, load_reviews, save_splits, split_off, take
+from finetuning.errors import CourseError
 from finetuning.profiles import POCKET_REVIEWS, POCKET_T5
 
 GOOD = [

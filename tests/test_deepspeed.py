@@ -8,17 +8,19 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
-from finetuning import CourseError
-from finetuning.distributed import launch, zero
+from finetuning.distributed import jobs, launch, memory, zero
+from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, score_labels
+from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import choose
-from finetuning.training import last_whole_checkpoint, load_model, load_tokenizer
+from finetuning.trainer import last_whole_checkpoint
 from finetuning.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -51,15 +53,15 @@ def workspace(tiny_model, tmp_path_factory):
 def trained(workspace):
     """Plain and every stage in both precisions: a dict of name -> what the ranks measured."""
     options = {"steps": STEPS, "learning_rate": 1e-2, "save": True}
-    plain = launch.training(workspace, "plain", micro_batch=16, accumulation=1, **options)
+    plain = jobs.training_job(workspace, "plain", micro_batch=16, accumulation=1, **options)
     found = {"plain": launch.run(plain, ranks=1, launcher="python")}
     several = [
-        launch.training(workspace, f"zero{s}{'_bf16' * bf16}", deepspeed=f"zero{s}", bf16=bf16, **options)
+        jobs.training_job(workspace, f"zero{s}{'_bf16' * bf16}", deepspeed=f"zero{s}", bf16=bf16, **options)
         for bf16 in (False, True)
         for s in range(4)
     ]
-    several.append(launch.training(workspace, "zero2_offload", deepspeed="zero2_offload", **options))
-    return found | dict(zip([one["name"] for one in several], launch.run(several), strict=True))
+    several.append(jobs.training_job(workspace, "zero2_offload", deepspeed="zero2_offload", **options))
+    return found | dict(zip([one.name for one in several], launch.run(several), strict=True))
 
 
 def test_every_stage_takes_the_steps_of_the_plain_trainer(trained):
@@ -78,14 +80,14 @@ def test_counted_bytes_are_those_of_theory(trained):
     for s in range(4):
         for bf16 in (False, True):
             for answer in trained[f"zero{s}{'_bf16' * bf16}"]:
-                expected = zero.expected_bytes(answer["parameters"], s, 2, bf16=bf16)
+                expected = memory.expected_bytes(answer["parameters"], s, 2, bf16=bf16)
                 for part, size in expected.items():
                     assert abs(answer["bytes_per_rank"][part] - size) <= 0.02 * size, (answer["name"], part)
 
 
 def test_theory_is_what_the_paper_says():
     """Rajbhandari et al. 2020, figure 1: 7.5 billion parameters on 64 GPUs take 120, 31.4, 16.6 and 1.9 GB."""
-    gb = [sum(zero.expected_bytes(7.5e9, s, 64, bf16=True).values()) / 1e9 for s in range(4)]
+    gb = [sum(memory.expected_bytes(7.5e9, s, 64, bf16=True).values()) / 1e9 for s in range(4)]
     assert np.allclose(gb, [120, 31.4, 16.6, 1.9], atol=0.05)
 
 
@@ -108,48 +110,48 @@ def test_traffic_is_that_of_theory(tmp_path_factory):
     from finetuning.profiles import POCKET_T5
 
     mine = make_workspace(POCKET_T5, tmp_path_factory.mktemp("traffic"))
-    several = [launch.training(mine, f"t{s}", deepspeed=f"zero{s}", steps=5) for s in range(4)]
+    several = [jobs.training_job(mine, f"t{s}", deepspeed=f"zero{s}", steps=5) for s in range(4)]
     for s, answers in enumerate(launch.run(several)):
         if answers[0]["bytes_sent_per_step"] is None:
             pytest.skip("this system does not count what it sends to itself (/proc/net/dev)")
-        expected = zero.expected_traffic(answers[0]["parameters"], s, 2, 2)
+        expected = memory.expected_traffic(answers[0]["parameters"], s, 2, 2)
         assert abs(answers[0]["bytes_sent_per_step"] / expected - 1) < 0.05, s
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_killed_training_goes_on_and_so_it_does_on_one_rank(workspace, trained, stage):
     name = f"killed{stage}"
-    one = launch.training(
+    one = jobs.training_job(
         workspace, name, deepspeed=f"zero{stage}", steps=STEPS, learning_rate=1e-2, save_steps=2, die_at=5
     )
     with pytest.raises(CourseError, match=f"'{name}' stopped, a rank was killed"):
         launch.run(one)
-    subprocess.run(["cp", "-r", one["folder"], one["folder"] + "_copy"], check=True)
+    subprocess.run(["cp", "-r", one.folder, one.folder + "_copy"], check=True)
     losses = trained["plain"][0]["losses"]
-    resumed = launch.run(one | {"die_at": None})
+    resumed = launch.run(replace(one, die_at=None))
     assert resumed[0]["steps"] == [*range(1, STEPS + 1)] and np.allclose(resumed[0]["losses"], losses, atol=1e-4)
-    copy = one | {"folder": one["folder"] + "_copy", "die_at": None}
+    copy = replace(one, folder=one.folder + "_copy", die_at=None)
     if stage == 2:
         with pytest.raises(CourseError, match="another number of ranks; make a universal one"):
-            launch.run(copy | {"micro_batch": 8}, ranks=1)
-    alone = launch.run(launch.universal_checkpoint(copy) | {"micro_batch": 8}, ranks=1)
+            launch.run(replace(copy, micro_batch=8), ranks=1)
+    alone = launch.run(replace(launch.universal_checkpoint(copy), micro_batch=8), ranks=1)
     assert alone[0]["world_size"] == 1 and np.allclose(alone[0]["losses"], losses, atol=1e-4)
 
 
 def test_a_torn_deepspeed_checkpoint_is_passed_over(workspace, tmp_path):
-    one = launch.training(workspace, "torn", deepspeed="zero1", steps=4, save_steps=2)
+    one = jobs.training_job(workspace, "torn", deepspeed="zero1", steps=4, save_steps=2)
     launch.run(one)
-    newest = Path(one["folder"]) / "checkpoint-4"
-    assert last_whole_checkpoint(one["folder"]) == str(newest)
+    newest = Path(one.folder) / "checkpoint-4"
+    assert last_whole_checkpoint(one.folder) == str(newest)
     for torn in ("latest", "rng_state_1.pth", next(newest.glob("global_step*/*optim_states.pt")).relative_to(newest)):
         (newest / torn).rename(tmp_path / "aside")
-        assert last_whole_checkpoint(one["folder"]).endswith("checkpoint-2"), torn
+        assert last_whole_checkpoint(one.folder).endswith("checkpoint-2"), torn
         (tmp_path / "aside").rename(newest / torn)
 
 
 @pytest.mark.parametrize("launcher", ["deepspeed", "two nodes"])
 def test_other_launchers_give_the_same_losses(workspace, trained, launcher):
-    one = launch.training(workspace, "other", deepspeed="zero2", steps=STEPS, learning_rate=1e-2)
+    one = jobs.training_job(workspace, "other", deepspeed="zero2", steps=STEPS, learning_rate=1e-2)
     answers = launch.run(one, launcher=launcher)
     assert [answer["rank"] for answer in answers] == [0, 1]
     assert np.allclose(answers[0]["losses"], trained["plain"][0]["losses"], atol=1e-4)
@@ -202,9 +204,9 @@ def two_nodes():
 
 def test_two_nodes_with_networks_of_their_own(workspace, trained, two_nodes, tmp_path):
     """The commands of two machines, typed by hand: nothing but the cable joins them."""
-    one = launch.training(workspace, "nodes", deepspeed="zero2", steps=STEPS, learning_rate=1e-2)
+    one = jobs.training_job(workspace, "nodes", deepspeed="zero2", steps=STEPS, learning_rate=1e-2)
     config = tmp_path / "nodes.json"
-    config.write_text(json.dumps(one))
+    config.write_text(jobs.jobs_as_json([one]))
     agents = []
     for rank, (name, _) in enumerate(two_nodes):
         words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
@@ -221,7 +223,7 @@ def test_two_nodes_with_networks_of_their_own(workspace, trained, two_nodes, tmp
         )
     said = [agent.communicate(timeout=240)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
-    answers = [json.loads((Path(one["folder"]) / f"rank{r}.json").read_text()) for r in range(2)]
+    answers = [json.loads((Path(one.folder) / f"rank{r}.json").read_text()) for r in range(2)]
     assert np.allclose(answers[0]["losses"], trained["plain"][0]["losses"], atol=1e-4)
 
 
@@ -239,11 +241,11 @@ def processes_with(text):
 
 LONG = """
 import sys
-from finetuning.distributed import launch
+from finetuning.distributed import jobs, launch
 from finetuning.profiles import choose
 from finetuning.workspace import Workspace
 workspace = Workspace("ds", choose(base_model=sys.argv[1]))
-launch.run(launch.training(workspace, "orphan", deepspeed="zero1", steps=100_000), launcher=sys.argv[2])
+launch.run(jobs.training_job(workspace, "orphan", deepspeed="zero1", steps=100_000), launcher=sys.argv[2])
 """
 
 
@@ -273,7 +275,7 @@ def test_no_process_outlives_an_interrupt_or_a_dead_kernel(workspace, tiny_model
 
 
 def test_a_taken_port_is_named(workspace):
-    one = launch.training(workspace, "port", deepspeed="zero1", steps=3)
+    one = jobs.training_job(workspace, "port", deepspeed="zero1", steps=3)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -282,7 +284,7 @@ def test_a_taken_port_is_named(workspace):
 
 
 def test_a_time_limit_ends_it(workspace):
-    one = launch.training(workspace, "slow", deepspeed="zero1", steps=100_000)
+    one = jobs.training_job(workspace, "slow", deepspeed="zero1", steps=100_000)
     with pytest.raises(CourseError, match="did not end within 25 s and was stopped"):
         launch.run(one, limit=25)
     assert not processes_with(str(workspace.logs / "slow.json"))
@@ -299,7 +301,7 @@ def test_too_little_memory_is_named(workspace):
         "num_heads": 8,
         "decoder_start_token_id": 0,
     }
-    one = launch.training(workspace, "large", deepspeed="zero3", steps=3, shape=shape)
+    one = jobs.training_job(workspace, "large", deepspeed="zero3", steps=3, shape=shape)
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, before[1]))
     try:
@@ -313,7 +315,7 @@ def test_a_key_that_deepspeed_does_not_know_is_named(workspace, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(zero.configuration("zero1") | {"zero_optimization": {"stage": 1, "stages": 2}}))
     with pytest.raises(CourseError, match="a key that DeepSpeed does not know"):
-        launch.run(launch.training(workspace, "wrong", deepspeed=path, steps=3))
+        launch.run(jobs.training_job(workspace, "wrong", deepspeed=path, steps=3))
 
 
 @pytest.mark.parametrize(
@@ -332,15 +334,15 @@ def test_wrong_configurations_are_refused_before_anything_starts(workspace, tmp_
     path = tmp_path / "mine.json"
     path.write_text(text)
     with pytest.raises(CourseError, match=expected):
-        launch.training(workspace, "wrong", deepspeed=path)
+        jobs.training_job(workspace, "wrong", deepspeed=path)
 
 
 def test_wrong_names_are_refused_at_once(workspace, monkeypatch, tmp_path):
     with pytest.raises(CourseError, match=r"no DeepSpeed configuration 'zero9'; choose one of zero0"):
-        launch.training(workspace, "x", deepspeed="zero9")
+        jobs.training_job(workspace, "x", deepspeed="zero9")
     with pytest.raises(CourseError, match="has no option stepz"):
-        launch.training(workspace, "x", stepz=3)
-    one = launch.training(workspace, "x", steps=3)
+        jobs.training_job(workspace, "x", stepz=3)
+    one = jobs.training_job(workspace, "x", steps=3)
     with pytest.raises(CourseError, match="no launcher 'mpi'"):
         launch.run(one, launcher="mpi")
     with pytest.raises(CourseError, match="no whole checkpoint"):
@@ -362,14 +364,14 @@ def test_configurations_are_read_by_deepspeed_itself():
 
 
 def test_a_verdict_is_what_the_numbers_say():
-    parts = lambda size: dict.fromkeys(zero.COMPONENTS, size)  # noqa: E731
+    parts = lambda size: dict.fromkeys(memory.COMPONENTS, size)  # noqa: E731
     row = lambda accuracy, size: {"accuracy": accuracy, "bytes_per_rank": size and parts(size), "world_size": 2}  # noqa: E731
     rows = {"trainer_short": row(0.8, None), "deepspeed_zero0": row(0.8, 2**20), "deepspeed_zero3": row(0.79, 2**19)}
-    slow = zero.verdict_lines(rows, {"plain": 1.0, "zero0": 1.5, "zero3": 2.0})
+    slow = memory.verdict_lines(rows, {"plain": 1.0, "zero0": 1.5, "zero3": 2.0})
     assert (
         "zero3: holds 0.50 of stage 0's bytes per rank, 2.0 times the plain Trainer's time per step, accuracy -1.0"
         in slow[1]
     )
     assert "buys no time, only memory" in slow[2] and "zero3, 2.0 MiB" in slow[3]
-    fast = zero.verdict_lines(rows, {"plain": 1.0, "zero0": 0.5, "zero3": 2.0})
+    fast = memory.verdict_lines(rows, {"plain": 1.0, "zero0": 0.5, "zero3": 2.0})
     assert "2.0 times as fast" in fast[0] and "Faster than the plain Trainer here: zero0, on 2 ranks" in fast[2]

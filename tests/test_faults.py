@@ -19,19 +19,22 @@ from test_hub import ANSWERS, hub, load, worker  # noqa: F401  (the last three a
 from test_survival import none_outlives_its_test, start, wait_until  # noqa: F401  (the first is a fixture)
 
 from authoring import readme
-from finetuning import CourseError
 from finetuning.__main__ import main
-from finetuning.course.course import only_run, run_course
-from finetuning.data import load_reviews, padded_tokens, save_splits
-from finetuning.distributed import launch, zero
-from finetuning.distributed.plan import plan
-from finetuning.evaluation.compare import paired
+from finetuning.batching import padded_tokens
+from finetuning.course.runner import only_run, run_course
+from finetuning.data import load_reviews, save_splits
+from finetuning.distributed import jobs, launch, zero
+from finetuning.distributed.planner import plan
+from finetuning.errors import CourseError
+from finetuning.evaluation.pairs import paired
+from finetuning.files import seal, write_atomically
 from finetuning.labels import label_ids
+from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import choose
-from finetuning.shipping import ship
 from finetuning.shipping.predict import predict_file
-from finetuning.training import load_model, load_tokenizer, resume_point
-from finetuning.workspace import Workspace, seal, write_atomically
+from finetuning.shipping.usage import shipped_folder
+from finetuning.trainer import resume_point
+from finetuning.workspace import Workspace
 
 REVIEWS = "text,label\n" + "".join(f"a {'fine' if i % 2 else 'poor'} film number {i},{i % 2}\n" for i in range(40))
 FAULTS = []
@@ -242,17 +245,17 @@ def _(world):
 
 @fault("launch: a training has no such option", "has no option stepz")
 def _(world):
-    launch.training(world.workspace, "x", stepz=3)
+    jobs.training_job(world.workspace, "x", stepz=3)
 
 
 @fault("launch: a rank dies", "stopped, .*The way out")
 def _(world):
-    launch.run(launch.training(world.workspace, "dies", steps=3), ranks=1, launcher="python")  # there are no reviews
+    launch.run(jobs.training_job(world.workspace, "dies", steps=3), ranks=1, launcher="python")  # there are no reviews
 
 
 @fault("zero: an unknown configuration", "no DeepSpeed configuration 'zero9'; choose one of zero0")
 def _(world):
-    launch.training(world.workspace, "x", deepspeed="zero9")
+    jobs.training_job(world.workspace, "x", deepspeed="zero9")
 
 
 @fault("zero: a configuration that is no JSON", r"mine\.json")
@@ -268,7 +271,7 @@ def _(world):
 
 @fault("zero: no checkpoint to convert", "no whole checkpoint in .*run it with save_steps first")
 def _(world):
-    launch.universal_checkpoint(launch.training(world.workspace, "x", deepspeed="zero1"))
+    launch.universal_checkpoint(jobs.training_job(world.workspace, "x", deepspeed="zero1"))
 
 
 @fault("plan: an unknown model", "google-t5/t5-small")
@@ -288,7 +291,7 @@ def _(world):
 
 @fault("predict: no trained model", r"no trained model in .*make run RUN=other")
 def _(world):
-    ship.shipped_folder("other")
+    shipped_folder("other")
 
 
 @fault("predict: a model without its prompt", r"holds no finetuning\.json.*run 05_evaluate_and_ship\.ipynb")

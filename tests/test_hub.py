@@ -38,10 +38,10 @@ WORKER = """
 import json, sys, time
 sleep = time.sleep
 time.sleep = lambda seconds: sleep(min(seconds, 0.1))  # the libraries wait between their tries, up to eight seconds
-from finetuning import CourseError
 from finetuning.data import load_reviews
+from finetuning.errors import CourseError
+from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import choose
-from finetuning.training import load_model, load_tokenizer
 for line in sys.stdin:
     asked = json.loads(line)
     settings = choose("small", reviews=asked.get("reviews", ""), base_model=asked.get("model", ""))

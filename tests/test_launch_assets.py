@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from finetuning.distributed import launch, zero
+from finetuning.distributed import jobs, launch, zero
 from finetuning.profiles import ASSETS
 
 FOLDER = ASSETS / "launch"
@@ -161,14 +161,14 @@ def training(tiny_model, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("launch")
     workspace = make_workspace(tiny_model, folder)
-    plain = launch.training(workspace, "plain", micro_batch=16, accumulation=1, steps=3, learning_rate=1e-2)
+    plain = jobs.training_job(workspace, "plain", micro_batch=16, accumulation=1, steps=3, learning_rate=1e-2)
     expected = launch.run(plain, ranks=1, launcher="python")[0]["losses"]
 
     def on_cluster(name):
-        one = launch.training(workspace, name, deepspeed="zero2", steps=3, learning_rate=1e-2)
+        one = jobs.training_job(workspace, name, deepspeed="zero2", steps=3, learning_rate=1e-2)
         config = folder / f"{name}.json"
-        config.write_text(json.dumps(one))
-        return config, Path(one["folder"])
+        config.write_text(jobs.jobs_as_json([one]))
+        return config, Path(one.folder)
 
     return on_cluster, expected
 

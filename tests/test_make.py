@@ -8,13 +8,14 @@ import pytest
 from conftest import ROOT
 
 
-def make(*arguments):
+def make(*arguments, **environment):
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={**os.environ, "MAKEFLAGS": ""},
+        env={**clean, "MAKEFLAGS": "", **environment},
     )
 
 
@@ -44,12 +45,23 @@ def test_setup_wants_space(tmp_path):
     assert done.returncode != 0 and "needs 999999 GiB of free space" in done.stdout
 
 
+def test_the_environment_of_another_clone_is_not_taken_over(tmp_path):
+    """A python whose finetuning lies elsewhere unless PYTHONPATH says where."""
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    python = fake_python(tmp_path / "venv" / "bin", 'echo "${PYTHONPATH:-/other/src}/finetuning/__init__.py"')
+    lent = f"VENV={python.parent.parent}"
+    for target in ("setup", "run", "lint", "figures"):
+        done = make(target, lent)
+        assert done.returncode != 0 and "runs the course of another folder, /other/src/finetuning" in done.stdout
+    done = make("setup", lent, PYTHONPATH=str(ROOT / "src"))
+    assert done.returncode == 0 and "nothing is installed into it" in done.stdout
+    assert not (tmp_path / "venv" / "installed").exists()
+
+
 def test_help_lists_every_target():
     listed = make("help").stdout
     for target in (
-        line.split(":")[0]
-        for line in (ROOT / "Makefile").read_text().splitlines()
-        if ":  ##" in line or ": setup  ##" in line
+        line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if re.match(r"[a-z]+:.*  ## ", line)
     ):
         assert f"make {target}" in listed
     for line in listed.splitlines()[1:]:

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -115,3 +117,14 @@ def test_prose_holds_no_measured_number(lesson):
         if cell.cell_type == "markdown":
             text = re.sub(r"\(https?://[^)]*\)", "", cell.source)
             assert not re.search(r"\b0\.\d+|\d+(\.\d+)? ?%(?! of (a|these|its))(?<!95 %)", text), cell.source
+
+
+def test_a_lesson_that_imports_from_the_workshop_is_refused(lesson):
+    path, notebook = lesson
+    ruff = [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--stdin-filename", str(path), "-"]
+    assert (
+        subprocess.run(ruff, input=nbformat.writes(notebook), capture_output=True, text=True, cwd=ROOT).returncode == 0
+    )
+    notebook.cells.append(nbformat.v4.new_code_cell("from authoring.figures import draw"))
+    refused = subprocess.run(ruff, input=nbformat.writes(notebook), capture_output=True, text=True, cwd=ROOT)
+    assert refused.returncode == 1 and "no lesson" in refused.stdout

@@ -6,21 +6,20 @@ from itertools import pairwise
 
 import pytest
 
-from finetuning import CourseError
-from finetuning.distributed.plan import (
+from finetuning.distributed.activations import activation_bytes, saved_bytes
+from finetuning.distributed.planner import (
     FAMILY,
-    WAYS,
-    activation_bytes,
+    STRATEGIES,
     card_bytes,
     count_parameters,
     family_bytes,
     needed_bytes,
     plan,
-    saved_bytes,
     state_bytes,
     t5_shape,
 )
 from finetuning.distributed.zero import configuration, import_deepspeed
+from finetuning.errors import CourseError
 from finetuning.profiles import POCKET_T5, PROFILES
 
 SMALL = {
@@ -90,7 +89,7 @@ def live_bytes(model, batch):
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    from finetuning.training import label_token_loss
+    from finetuning.trainer import label_token_loss
 
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
@@ -169,7 +168,7 @@ def test_stages_2_and_3_and_offload_are_deepspeeds_estimates(gpus):
     machines = {"num_gpus_per_node": min(gpus, 8), "num_nodes": max(1, gpus // 8)}
     for name in FAMILY:
         counts = count_parameters(t5_shape(name))
-        sizes = {way: sum(state_bytes(*counts, way, gpus)[0].values()) for way in WAYS}
+        sizes = {strategy: sum(state_bytes(*counts, strategy, gpus)[0].values()) for strategy in STRATEGIES}
         assert sizes["zero2"] == two(counts[0], cpu_offload=False, **machines)[1]
         assert sizes["zero3"] == three(*counts, cpu_offload=False, **machines)[1]
         assert sizes["zero2_offload"] == two(counts[0], **machines)[1]
@@ -185,7 +184,7 @@ def test_one_gpu_takes_what_a_plain_training_holds():
     with torch.autocast("cpu", torch.bfloat16):
         model(**batch).loss.backward()
     optimizer.step()
-    from finetuning.distributed.zero import held_bytes
+    from finetuning.distributed.memory import held_bytes
 
     counted = sum(held_bytes(model, optimizer).values())
     copies = 2 * model.num_parameters()
@@ -196,13 +195,14 @@ def test_more_gpus_and_higher_stages_never_take_more():
     for name in FAMILY:
         counts = count_parameters(t5_shape(name))
         by_gpus = {
-            n: {way: sum(state_bytes(*counts, way, n)[0].values()) for way in WAYS} for n in (2, 3, 4, 8, 16, 64)
+            n: {strategy: sum(state_bytes(*counts, strategy, n)[0].values()) for strategy in STRATEGIES}
+            for n in (2, 3, 4, 8, 16, 64)
         }
         for sizes in by_gpus.values():
             assert sizes["zero3"] <= sizes["zero2"] <= sizes["zero1"] <= sizes["plain"]
             assert sizes["zero2_offload"] <= sizes["zero2"] and sizes["zero3_offload"] <= sizes["zero3"]
         for fewer, more in pairwise(by_gpus.values()):
-            assert all(more[way] <= fewer[way] for way in WAYS)
+            assert all(more[strategy] <= fewer[strategy] for strategy in STRATEGIES)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -214,7 +214,7 @@ def test_the_micro_batch_fits_and_twice_it_does_not(gpus, memory, name, checkpoi
     shape = t5_shape(name)
     for row in answer.rows:
         taken = {
-            n: sum(needed_bytes(shape, row.way, gpus, n, **setting)[0].values())
+            n: sum(needed_bytes(shape, row.strategy, gpus, n, **setting)[0].values())
             for n in (1, row.micro_batch, 2 * row.micro_batch)
             if n
         }
@@ -222,15 +222,18 @@ def test_the_micro_batch_fits_and_twice_it_does_not(gpus, memory, name, checkpoi
             assert row.total == taken[row.micro_batch] <= answer.usable < taken[2 * row.micro_batch]
         else:
             assert row.total == taken[1] > answer.usable
-    fits = [row.way for row in answer.rows if row.micro_batch]
-    assert fits == [way for way in WAYS if way in fits] and [row.way for row in answer.rows][: len(fits)] == fits
-    assert {row.way for row in answer.rows} == set(WAYS)
+    fits = [row.strategy for row in answer.rows if row.micro_batch]
+    assert (
+        fits == [strategy for strategy in STRATEGIES if strategy in fits]
+        and [row.strategy for row in answer.rows][: len(fits)] == fits
+    )
+    assert {row.strategy for row in answer.rows} == set(STRATEGIES)
 
 
 def test_the_ways_are_the_courses_configurations():
-    for way, (stage, offload) in WAYS.items():
-        if way != "plain":
-            zero = configuration(way)["zero_optimization"]
+    for strategy, (stage, offload) in STRATEGIES.items():
+        if strategy != "plain":
+            zero = configuration(strategy)["zero_optimization"]
             assert zero["stage"] == stage
             assert ("offload_optimizer" in zero, "offload_param" in zero) == (
                 "optimizer" in offload,
@@ -240,13 +243,13 @@ def test_the_ways_are_the_courses_configurations():
 
 def test_the_answer_in_words():
     small = plan("google-t5/t5-small", gpus=1, memory="16GB")
-    assert small.rows[0].way == "plain" and small.advice.endswith("you do not need DeepSpeed.")
+    assert small.rows[0].strategy == "plain" and small.advice.endswith("you do not need DeepSpeed.")
     large = plan("google-t5/t5-11b", gpus=8, memory="16GB")
-    assert large.rows[0].way == "zero3_offload" and "main memory" in large.advice
+    assert large.rows[0].strategy == "zero3_offload" and "main memory" in large.advice
     lines = str(large).splitlines()
     assert "11,307,321,344 parameters on 8 GPUs of 16.0 GB" in lines[0] and lines[-1] == large.advice
     table = lines[2:-1]
-    assert [line.split()[0] for line in table] == ["way", *(row.way for row in large.rows)]
+    assert [line.split()[0] for line in table] == ["strategy", *(row.strategy for row in large.rows)]
     assert len({len(line) for line in table}) == 1 and sum("too large" in line for line in table) == 5
 
 
@@ -266,7 +269,7 @@ def test_what_fits_nowhere_is_told_what_would_help():
 
 def test_the_family_plots_numbers_are_the_planners():
     drawn = family_bytes((1, 8))
-    assert "zero1" not in drawn[1] and set(drawn[8]) == set(WAYS)
+    assert "zero1" not in drawn[1] and set(drawn[8]) == set(STRATEGIES)
     shape = t5_shape("google-t5/t5-3b")
     assert drawn[8]["zero2"][2_851_598_336] == sum(needed_bytes(shape, "zero2", 8, 1, tokens=(512, 2))[0].values())
 
@@ -332,6 +335,8 @@ def test_a_folder_of_your_own(tmp_path):
 def test_the_batch_of_a_profile_fits_a_card_of_16_gb(name):
     profile = PROFILES[name]
     plainly = next(
-        row for row in plan(profile.model, memory="16GB", tokens=(profile.max_length, 2)).rows if row.way == "plain"
+        row
+        for row in plan(profile.model, memory="16GB", tokens=(profile.max_length, 2)).rows
+        if row.strategy == "plain"
     )
     assert plainly.micro_batch >= profile.batch_size

@@ -6,8 +6,8 @@ from statistics import median
 import pytest
 
 from authoring.pocket import corpus
+from finetuning.files import fill_block
 from finetuning.profiles import POCKET_REVIEWS
-from finetuning.workspace import fill_block
 
 FIELDS = {"id", "film", "genre", "text", "label", "rating", "traits", "split"}
 

@@ -18,10 +18,11 @@ from conftest import NOTEBOOKS, ROOT
 
 import finetuning
 from authoring import first_cell, readme
-from finetuning import CourseError
-from finetuning.course.course import LEAVES
+from finetuning.course.runner import LEAVES
+from finetuning.errors import CourseError
+from finetuning.files import digest, file_digest, fill_block, seal, with_digest
 from finetuning.profiles import PROFILES
-from finetuning.workspace import LESSONS, digest, file_digest, fill_block, home, seal, with_digest
+from finetuning.workspace import LESSONS, home
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -23,13 +23,16 @@ import yaml
 from conftest import ROOT, finetuning
 from datasets import Dataset, DatasetDict
 
-from finetuning import CourseError
 from finetuning.data import LONGEST, clean_text
+from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, score_labels
 from finetuning.metrics import measure
 from finetuning.profiles import POCKET_REVIEWS, POCKET_T5, choose
-from finetuning.shipping import predict, ship
+from finetuning.shipping import predict
+from finetuning.shipping.card import model_card
+from finetuning.shipping.form import answer, review_form
 from finetuning.shipping.predict import predict_file
+from finetuning.shipping.usage import USAGE, load_shipped, read_usage, save_usage, shipped_folder
 from finetuning.workspace import Workspace
 
 SETTINGS = replace(choose(), max_length=32)
@@ -40,7 +43,7 @@ def folder(tiny_model, runs):
     """The folder of a run called tiny, as lessons 03 and 05 leave it."""
     target = runs / "tiny" / "models" / "trainer"
     shutil.copytree(tiny_model, target)
-    ship.save_usage(target, SETTINGS)
+    save_usage(target, SETTINGS)
     return target
 
 
@@ -92,7 +95,7 @@ def test_every_review_gets_its_own_score_in_the_order_of_the_file(kind, label, f
         "parquet": pa.table({"label": [1] * len(texts), "text": texts}),
     }[kind]
     lines, counts, said = label(f"reviews.{kind}", content)
-    model, tokenizer, usage = ship.load_shipped(folder)
+    model, tokenizer, usage = load_shipped(folder)
     cleaned = [clean_text(text) for text in texts]
     scores, _ = score_labels(model, tokenizer, cleaned, prompt=SETTINGS.prompt, max_length=SETTINGS.max_length)
     assert counts == (40, 0) and said == "" and numbers(lines) == list(range(1, 41))
@@ -148,7 +151,7 @@ def test_a_quote_that_is_never_closed_costs_what_stands_behind_it_and_no_more(la
 
 
 def test_an_endless_cell_does_not_fill_the_memory(label, monkeypatch):
-    monkeypatch.setattr(predict, "LONGEST_CELL", 200_000)
+    monkeypatch.setattr("finetuning.reviews.LONGEST_CELL", 200_000)
     lines, counts, said = label("reviews.csv", 'text\ngood\n"' + "a" * 300_000 + "\nlast\n")
     assert numbers(lines) == [1, 3] and counts == (2, 1) and said_places(said) == [3]
 
@@ -196,15 +199,15 @@ def test_a_file_or_model_that_is_not_there_is_answered_in_one_sentence(folder, t
         with pytest.raises(CourseError, match=sentence):
             predict_file(str(path), folder, io.StringIO())
     with pytest.raises(CourseError, match=r"no trained model in .*make run RUN=other"):
-        ship.shipped_folder("other")
+        shipped_folder("other")
     with pytest.raises(CourseError, match="name is made of letters"):
-        ship.shipped_folder("../tiny")
-    assert ship.shipped_folder("tiny") == folder
+        shipped_folder("../tiny")
+    assert shipped_folder("tiny") == folder
     for content in ('{"prompt": "no place"', '{"prompt": "x {text}", "max_length": 9, "label_words": ["bad", "good"]}'):
-        (folder / ship.USAGE).write_text(content)
+        (folder / USAGE).write_text(content)
         with pytest.raises(CourseError, match="cannot be used"):
-            ship.read_usage(folder)
-    (folder / ship.USAGE).unlink()
+            read_usage(folder)
+    (folder / USAGE).unlink()
     with pytest.raises(CourseError, match=r"run 05_evaluate_and_ship\.ipynb"):
         predict_file("none.csv", folder, io.StringIO())
 
@@ -300,10 +303,10 @@ def test_memory_does_not_grow_with_the_file(kind, folder, runs, tmp_path, record
 def test_it_is_hardly_slower_than_the_lesson(runs, tmp_path, monkeypatch):
     folder = runs / "pocket" / "models" / "trainer"
     shutil.copytree(POCKET_T5, folder)
-    ship.save_usage(folder, choose())
-    loaded = ship.load_shipped(folder)
+    save_usage(folder, choose())
+    loaded = load_shipped(folder)
     monkeypatch.setattr(
-        ship, "load_shipped", lambda _: loaded
+        "finetuning.shipping.usage.load_shipped", lambda _: loaded
     )  # the model is loaded once and not timed, as in the lesson
     lines = [json.loads(line) for line in (POCKET_REVIEWS / "train.jsonl").read_text().splitlines()]
     texts = [line["text"] for line in lines * 2][:2400]  # a full chunk and a part of one
@@ -335,11 +338,11 @@ def cpu_and_wall():
 def test_the_pipeline_scores_as_the_lessons_do(folder):
     from transformers import pipeline
 
-    from finetuning.shipping.review_pipeline import TASK
+    from finetuning.shipping.pipeline import TASK
 
     texts = ["good", "a   bad<br />film, " * 40, "neither good nor bad"]
     ask = pipeline(TASK, model=str(folder))
-    model, tokenizer, usage = ship.load_shipped(folder)
+    model, tokenizer, usage = load_shipped(folder)
     options = {"prompt": usage["prompt"], "max_length": usage["max_length"]}
     scores, _ = score_labels(model, tokenizer, [clean_text(text) for text in texts], **options)
     for answers in (ask(texts), ask(texts, batch_size=2), [ask(text) for text in texts]):
@@ -347,10 +350,10 @@ def test_the_pipeline_scores_as_the_lessons_do(folder):
             assert found[0]["score"] >= found[1]["score"]
             assert np.allclose([{a["label"]: a["score"] for a in found}[word] for word in LABEL_WORDS], row, atol=1e-5)
     best = ask(texts[0])[0]
-    assert ship.answer(ask, texts[0]) == f"{best['label']}, with probability {best['score']:.3f}"
-    assert ship.answer(ask, "  \n") == "Write a review first."
-    (folder / ship.USAGE).unlink()
-    with pytest.raises(CourseError, match=ship.USAGE):
+    assert answer(ask, texts[0]) == f"{best['label']}, with probability {best['score']:.3f}"
+    assert answer(ask, "  \n") == "Write a review first."
+    (folder / USAGE).unlink()
+    with pytest.raises(CourseError, match=USAGE):
         pipeline(TASK, model=str(folder))
 
 
@@ -359,10 +362,10 @@ def test_the_form_answers_when_clicked_and_steps_aside_headless(monkeypatch, cap
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    ship.review_form(ask)
-    assert shown == [] and "ship.answer" in capsys.readouterr().out
+    review_form(ask)
+    assert shown == [] and "answer(ask" in capsys.readouterr().out
     monkeypatch.setenv("JPY_SESSION_NAME", "/05_evaluate_and_ship.ipynb")
-    ship.review_form(ask)
+    review_form(ask)
     box, button, said = shown[0].children
     box.value = "a good film"
     button.click()
@@ -386,7 +389,7 @@ def card_of(splits, remarks=(), **settings):
     for method, wrong, seconds in (("majority", 50, None), ("tfidf", 20, 0.5), ("trainer", 9, 42.0)):
         given = np.where(np.arange(100) < wrong, 1 - truth, truth)
         workspace.add_rows(measure("03", method, given, truth, train_seconds=seconds, parameters=1234))
-    return ship.model_card(workspace, splits, remarks=remarks), workspace
+    return model_card(workspace, splits, remarks=remarks), workspace
 
 
 HUB = {
@@ -432,7 +435,7 @@ def test_the_card_holds_the_runs_numbers_and_survives_the_librarys_strict_readin
 def test_the_lines_in_the_card_give_the_pipelines_answer(folder, splits):
     from transformers import pipeline
 
-    from finetuning.shipping.review_pipeline import TASK
+    from finetuning.shipping.pipeline import TASK
 
     text = card_of(splits, max_length=32)[0].text
     lines = text.split("```python\n")[1].split("```")[0]

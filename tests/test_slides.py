@@ -179,7 +179,7 @@ def test_instructors_get_solutions_outputs_and_notes(tmp_path, runs):
 
 
 def test_the_report_keeps_solutions_folded_and_holds_the_pictures(runs):
-    from finetuning.course.course import write_report
+    from finetuning.course.report import write_report
     from finetuning.profiles import choose
     from finetuning.workspace import Workspace
 

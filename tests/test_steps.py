@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from finetuning import CourseError
 from finetuning.baselines import learning_curve, telling_words, tfidf_classifier
-from finetuning.labels import LABEL_WORDS, label_ids, length_sorted_batches, score_labels
-from finetuning.metrics import bootstrap_interval, classification_metrics, measure, verdict
-from finetuning.profiles import PROFILES, choose, fitting_profiles, this_machine
-from finetuning.training import load_model, load_tokenizer
-from finetuning.workspace import ROW, Workspace, results_table
+from finetuning.batching import length_sorted_batches
+from finetuning.errors import CourseError
+from finetuning.labels import LABEL_WORDS, label_ids, score_labels
+from finetuning.machine import this_machine
+from finetuning.metrics import bootstrap_interval, classification_metrics, measure
+from finetuning.models import load_model, load_tokenizer
+from finetuning.profiles import PROFILES, choose, fitting_profiles
+from finetuning.results import ROW, results_table, verdict
+from finetuning.workspace import Workspace
 
 
 @pytest.fixture

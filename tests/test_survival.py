@@ -16,15 +16,18 @@ import numpy as np
 import pytest
 from conftest import NOTEBOOKS, ROOT
 
+from finetuning.course import runner
+from finetuning.errors import CourseError
+from finetuning.files import find_damage, seal
 from finetuning.profiles import choose
-from finetuning.workspace import LESSONS, CourseError, Workspace, damage, seal
+from finetuning.workspace import LESSONS, Workspace
 
 PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background hands down its deafness
-from finetuning.course import course
-course.LESSONS = course.LESSONS[: int(sys.argv.pop(1))]
-course.run_course.__kwdefaults__["lessons"] = course.LESSONS
+from finetuning.course import runner
+runner.LESSONS = runner.LESSONS[: int(sys.argv.pop(1))]
+runner.run_course.__kwdefaults__["lessons"] = runner.LESSONS
 from finetuning.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -140,7 +143,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_results(unbroken, tmp_pa
         first, second = (json.loads((r / "pocket" / "scores" / f"{method}.json").read_text()) for r in (runs, unbroken))
         assert first == second  # to the sixth digit: the same seed twice gives the same model
     assert not list((runs / "pocket").rglob("*.partial"))
-    assert damage(runs / "pocket" / "models" / "trainer") is None
+    assert find_damage(runs / "pocket" / "models" / "trainer") is None
     rows = json.loads((runs / "pocket" / "results.json").read_text())["rows"]
     assert all(0.2 < row["train_seconds"] < 300 for row in rows if row["method"] in ("trainer", "from_scratch"))
 
@@ -170,8 +173,6 @@ DAMAGES = {
 
 @pytest.mark.parametrize("what", DAMAGES)
 def test_damage_is_noticed_and_the_lesson_run_again(what, unbroken, tmp_path, capsys, monkeypatch):
-    from finetuning.course import course
-
     name, lesson, words = DAMAGES[what]
     shutil.copytree(unbroken / "pocket", tmp_path / "pocket")
     monkeypatch.setenv("FINETUNING_RUNS", str(tmp_path))
@@ -185,15 +186,13 @@ def test_damage_is_noticed_and_the_lesson_run_again(what, unbroken, tmp_path, ca
         content[len(content) // 2] ^= 1  # one bit
         victim.write_bytes(content)
     ran = []
-    monkeypatch.setattr(course, "_execute", lambda workspace, lesson, *rest: ran.append(lesson))
-    course.run_course("pocket", limit=40, lessons=LESSONS[:4])
+    monkeypatch.setattr(runner, "_execute", lambda workspace, lesson, *rest: ran.append(lesson))
+    runner.run_course("pocket", limit=40, lessons=LESSONS[:4])
     assert ran == list(LESSONS[LESSONS.index(lesson) : 4])  # it and all that build on it
     assert re.search(rf"{lesson}  is run again: .*{re.escape(words)}", capsys.readouterr().out)
 
 
 def test_damaged_results_are_put_aside_and_everything_is_run_again(unbroken, tmp_path, capsys, monkeypatch):
-    from finetuning.course import course
-
     shutil.copytree(unbroken / "pocket", tmp_path / "pocket")
     monkeypatch.setenv("FINETUNING_RUNS", str(tmp_path))
     results = tmp_path / "pocket" / "results.json"
@@ -201,8 +200,8 @@ def test_damaged_results_are_put_aside_and_everything_is_run_again(unbroken, tmp
     with pytest.raises(CourseError, match="its checksum does not fit"):
         Workspace("pocket", choose("pocket", limit=40)).row("majority")
     ran = []
-    monkeypatch.setattr(course, "_execute", lambda workspace, lesson, *rest: ran.append(lesson))
-    course.run_course("pocket", limit=40, lessons=LESSONS[:4])
+    monkeypatch.setattr(runner, "_execute", lambda workspace, lesson, *rest: ran.append(lesson))
+    runner.run_course("pocket", limit=40, lessons=LESSONS[:4])
     assert ran == list(LESSONS[:4]) and "put aside as results.damaged.json" in capsys.readouterr().out
     assert '"accuracy": 0.9,' in results.with_name("results.damaged.json").read_text()
 
@@ -225,17 +224,17 @@ def test_a_lesson_does_not_trust_what_was_damaged(unbroken, tmp_path, monkeypatc
 def test_a_seal_tells_what_is_wrong(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c.txt").write_text("c")
-    assert damage(tmp_path / "a") == "it was not written to its end"
+    assert find_damage(tmp_path / "a") == "it was not written to its end"
     seal(tmp_path / "a", seconds=3)
-    assert damage(tmp_path / "a") is None
+    assert find_damage(tmp_path / "a") is None
     (tmp_path / "a" / "more.txt").write_text("later additions are allowed")
-    assert damage(tmp_path / "a") is None
+    assert find_damage(tmp_path / "a") is None
     (tmp_path / "a" / "b" / "c.txt").write_text("d")
-    assert damage(tmp_path / "a") == "b/c.txt has changed since it was written"
+    assert find_damage(tmp_path / "a") == "b/c.txt has changed since it was written"
     (tmp_path / "a" / "b" / "c.txt").unlink()
-    assert damage(tmp_path / "a") == "b/c.txt is gone"
+    assert find_damage(tmp_path / "a") == "b/c.txt is gone"
     (tmp_path / "a" / "sha256.json").write_text("{")
-    assert damage(tmp_path / "a") == "sha256.json cannot be read"
+    assert find_damage(tmp_path / "a") == "sha256.json cannot be read"
 
 
 def small_course(folder, code):
@@ -251,15 +250,15 @@ def small_course(folder, code):
 
 DISTRIBUTED = """
 from datasets import Dataset
-from finetuning.distributed import launch
 from finetuning.data import save_splits
+from finetuning.distributed import jobs, launch
 from finetuning.profiles import choose
 from finetuning.workspace import Workspace
 from datasets import DatasetDict
 workspace = Workspace(run, choose(profile, limit=limit))
 rows = Dataset.from_dict({"text": ["fine"] * 64, "input_ids": [[5, 6, 7, 1]] * 64, "labels": [[9, 1]] * 64})
 save_splits(DatasetDict({"train": rows, "test": rows}), workspace.data / "reviews")
-launch.run(launch.training(workspace, "long", deepspeed="zero2", steps=100000))
+launch.run(jobs.training_job(workspace, "long", deepspeed="zero2", steps=100000))
 """
 
 
@@ -293,7 +292,7 @@ def test_an_interrupt_in_a_training_stops_the_kernel(tmp_path):
 
 
 def test_full_memory_names_the_setting_to_change(tmp_path, monkeypatch):
-    from finetuning.course.course import run_course
+    from finetuning.course.runner import run_course
 
     monkeypatch.chdir(small_course(tmp_path / "course", "import torch\ntorch.empty(10**15)"))
     with pytest.raises(CourseError, match=r"the memory is full; set LIMIT= .*batch_size.*run the same command again"):

@@ -8,22 +8,19 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainingArguments, set_seed
 
-from finetuning import CourseError
+from finetuning.errors import CourseError
+from finetuning.files import seal
 from finetuning.labels import label_ids, score_labels
+from finetuning.models import load_model, load_tokenizer, parameter_table, save_model
 from finetuning.profiles import choose
-from finetuning.training import (
+from finetuning.trainer import (
     curves,
     first_step_logits,
     label_accuracy,
     label_token_loss,
     last_whole_checkpoint,
-    load_model,
-    load_tokenizer,
-    parameter_table,
     resume_point,
-    save_model,
 )
-from finetuning.workspace import seal
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from finetuning import CourseError
+from finetuning.errors import CourseError
 
 # Command -> what it does, and the module whose ``main`` does it.
 COMMANDS = {

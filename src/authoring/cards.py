@@ -1,4 +1,7 @@
-"""Write the measured figures into the cards of pocket T5 and Pocket Reviews: ``python -m authoring cards [--source IMDB]``."""
+"""Write the measured figures into the cards of pocket T5 and Pocket Reviews.
+
+``python -m authoring cards [--source IMDB]``.
+"""
 
 import argparse
 

@@ -1,7 +1,7 @@
 """Copies of the lessons for a class: ``make learner`` (``python -m authoring learner [run]``).
 
-``build/learner/`` has no solutions, ``build/instructor/`` has them unfolded, with the outputs of a run and teaching notes;
-a zip of each lies beside them.
+``build/learner/`` has no solutions, ``build/instructor/`` has them unfolded, with the outputs of a run and teaching
+notes; a zip of each lies beside them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetuning.workspace import LESSONS, home, run_folder, write_atomically
+from finetuning.files import write_atomically
+from finetuning.workspace import LESSONS, home, run_folder
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -163,7 +163,10 @@ def optimizer_memory() -> Figure:
 
 
 def zero_stages() -> Figure:
-    """What each of four ranks holds in ZeRO stages 0 to 3, in bf16 with Adam: filled is held, pale lies on another rank."""
+    """What each of four ranks holds in ZeRO stages 0 to 3, in bf16 with Adam.
+
+    Filled is held, pale lies on another rank.
+    """
     fig, ax = _canvas(10, 5.6)
     ranks, unit = 4, 0.25
     parts = (("parameters", 2, BLUE, 3), ("gradients", 2, ORANGE, 2), ("optimizer state", 12, GREEN, 1))

@@ -1,12 +1,15 @@
-"""The cell that sets the course up where it is not installed, the same in every lesson: ``python -m authoring first-cells``.
+"""The cell that sets the course up where it is not installed, the same in every lesson.
 
-A lesson opened on Colab has neither the package nor the clone; there the cell fetches and installs both. Everywhere else it
-does nothing. ``make readme`` puts it behind the title of each lesson.
+``python -m authoring first-cells``.
+
+A lesson opened on Colab has neither the package nor the clone; there the cell fetches and installs both. Everywhere
+else it does nothing. ``make readme`` puts it behind the title of each lesson.
 """
 
 import tomllib
 
-from finetuning.workspace import LESSONS, home, write_atomically
+from finetuning.files import write_atomically
+from finetuning.workspace import LESSONS, home
 
 SOURCE = """\
 # On Colab: fetches the course and installs it, once. Where it is installed, this does nothing.

@@ -1,27 +1,18 @@
 """Fill ``README.md`` from the last runs: ``make readme`` (``python -m authoring readme``).
 
-Every number in it comes from here: the results table and the picture of memory per rank from ``results.json``, times from the
-executed lessons, addresses from ``pyproject.toml``.
+Every number in it comes from here: the results table and the picture of memory per rank from ``results.json``, times
+from the executed lessons, addresses from ``pyproject.toml``.
 """
 
 import re
 from pathlib import Path
 
 from authoring.first_cell import put_first_cells, repository
-from finetuning import CourseError
+from finetuning.errors import CourseError
+from finetuning.files import fill_block, write_atomically
 from finetuning.profiles import PROFILES, describe
-from finetuning.workspace import (
-    LESSONS,
-    caption,
-    executed_copy,
-    execution_mark,
-    fill_block,
-    home,
-    read_results,
-    results_table,
-    run_folder,
-    write_atomically,
-)
+from finetuning.results import caption, markdown_table, results_table
+from finetuning.workspace import LESSONS, executed_copy, execution_mark, home, read_results, run_folder
 
 COMMAND = "make readme"
 RUN = "pocket"
@@ -53,14 +44,17 @@ MISSING = "not measured here"
 
 
 def blocks(results: dict) -> dict[str, str]:
-    """The contents of the README's marked blocks by name, in Markdown; ``results``: of the run with the default profile."""
+    """The contents of the README's marked blocks by name, in Markdown.
+
+    ``results``: of the run with the default profile.
+    """
     return {
         "links": _links(),
         "start": f"```sh\ngit clone {repository()} course && cd course\nmake run\nmake test\n```",
         "results": _results(results),
         "memory": _memory(results),
-        "lessons": _table(LESSON_COLUMNS, [*map(_lesson, LESSONS), _all_lessons()]),
-        "profiles": _table(PROFILE_COLUMNS, [_profile(profile) for profile in PROFILES.values()]),
+        "lessons": markdown_table(LESSON_COLUMNS, [*map(_lesson, LESSONS), _all_lessons()]),
+        "profiles": markdown_table(PROFILE_COLUMNS, [_profile(profile) for profile in PROFILES.values()]),
     }
 
 
@@ -76,11 +70,6 @@ def draw_memory(results: dict, path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "finetuning"  # the same file from the same numbers
     fig = plot_rank_memory({_precision(rows): {str(row["stage"]): row["bytes_per_rank"] for row in rows}}, title)
     fig.savefig(path, format="svg", metadata={"Date": None})
-
-
-def _table(columns, rows):
-    lines = ["| " + " | ".join(row) + " |" for row in (columns, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
 
 
 def _links():
@@ -110,16 +99,16 @@ def _results(results):
             f"{run['versions']['transformers']}, deepspeed {run['versions']['deepspeed']}. "
             f"The whole course, run headless: {_duration(course_seconds(RUN))}.",
             "",
-            _table(RESULT_COLUMNS, rows),
+            markdown_table(RESULT_COLUMNS, rows),
             "",
-            f"Accuracy and F1 on {tests} test reviews; intervals: bootstrap over the test reviews. {_bought(results)}".strip(),
+            f"Accuracy and F1 on {tests} test reviews; intervals: bootstrap over the test reviews. {_gain_sentences(results)}".strip(),
         ]
     )
 
 
-def _bought(results):
+def _gain_sentences(results):
     """What fine-tuning bought in this run, whichever way it came out."""
-    from finetuning.metrics import verdict
+    from finetuning.results import verdict
 
     rows = {row["method"]: row for row in results["rows"]}
     others = [rows[method] for method in ("tfidf", "from_scratch") if method in rows]
@@ -131,11 +120,11 @@ def _memory(results):
     if not rows:
         return f"Memory per rank: {MISSING}."
     held = {row["stage"]: sum(row["bytes_per_rank"].values()) / 2**20 for row in rows}
-    said = ", ".join(f"stage {stage} {size:.1f} MiB" for stage, size in held.items())
-    alternative = f"Stacked bars of the bytes each rank holds in {_precision(rows)}, by ZeRO stage: {said}."
+    sizes = ", ".join(f"stage {stage} {size:.1f} MiB" for stage, size in held.items())
+    alternative = f"Stacked bars of the bytes each rank holds in {_precision(rows)}, by ZeRO stage: {sizes}."
     return (
         f"![{alternative}](img/{PICTURE})\n\n"
-        f"{results['run']['model']}, {_precision(rows)}, {rows[0]['world_size']} ranks, counted between two micro-batches: {said}."
+        f"{results['run']['model']}, {_precision(rows)}, {rows[0]['world_size']} ranks, counted between two micro-batches: {sizes}."
     )
 
 

@@ -1,8 +1,8 @@
 """The lessons as slides: ``make slides`` (``python -m authoring slides [run]``).
 
-reveal.js through nbconvert, made from the very notebooks by their cells' ``slideshow`` metadata, with the outputs of a run
-where there is one. A slide shows the heart of a text; the whole text is in the speaker's notes (key S), with the time.
-The pages need no network.
+reveal.js through nbconvert, made from the very notebooks by their cells' ``slideshow`` metadata, with the outputs of a
+run where there is one. A slide shows the heart of a text; the whole text is in the speaker's notes (key S), with the
+time. The pages need no network.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from authoring.classroom import FOLDED, lesson_with_outputs
-from finetuning import CourseError
-from finetuning.workspace import LESSONS, home, write_atomically
+from finetuning.errors import CourseError
+from finetuning.files import write_atomically
+from finetuning.workspace import LESSONS, home
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -80,7 +81,10 @@ def _copy_reveal(folder):
 
 
 def arrange(notebook: NotebookNode) -> NotebookNode:
-    """The notebook cut into cells that fit on slides; a cell that would not fit any more begins a slide below the last."""
+    """The notebook cut into cells that fit on slides.
+
+    A cell that would not fit any more begins a slide below the last.
+    """
     sections: list = []  # one per slide of type "slide" or exercise: [minutes, [cells]]
     for cell in notebook.cells:
         kind = cell.metadata.get("slideshow", {}).get("slide_type", "-")
@@ -121,13 +125,16 @@ def _break(pieces):
 
 
 def _pieces(cell, kind):
-    """A cell as smaller ones with their heights in pixels; the first has the cell's slide type, the whole text goes to the notes."""
+    """A cell as smaller ones with their heights in pixels.
+
+    The first has the cell's slide type, the whole text goes to the notes.
+    """
     if cell.cell_type == "code":
         return _code_pieces(cell, kind)
     plain = MINUTES.sub("", FOLDED.sub(r"\n\n\2", cell.source)).strip()
     if kind == "notes":
         return [_notes(plain)]
-    shown = [_markdown(text, height) for text, height in _face(FOLDED.sub("", cell.source))]
+    shown = [_markdown(text, height) for text, height in _slide_blocks(FOLDED.sub("", cell.source))]
     shown[0].metadata.slideshow["slide_type"] = kind
     notes = [_notes(cell.metadata["notes"])] if "notes" in cell.metadata else []
     return [shown[0], *notes, _notes(plain), *shown[1:]]
@@ -149,9 +156,12 @@ def _notes(text):
     return _cell(new_markdown_cell, re.sub(r"!\[(.*?)\]\(.*?\)", r"(Picture: \1)", text), "notes", 0)
 
 
-def _face(text):
-    """What of a text a slide shows: (Markdown, height) for its heading, first sentences, questions, lists, tables and pictures."""
-    said, heading = False, ""
+def _slide_blocks(text):
+    """What of a text a slide shows.
+
+    (Markdown, height) for its heading, first sentences, questions, lists, tables and pictures.
+    """
+    has_text, heading = False, ""
     for block in re.split(r"\n\s*\n", MINUTES.sub("", text).strip()):
         if block.startswith("#"):
             heading, _, block = block.partition("\n")
@@ -173,9 +183,9 @@ def _face(text):
             if heading.startswith("### Exercise"):
                 kept = block
             else:
-                kept = "" if said else _first_sentences(block[: asked.start()] if asked else block, 30)
+                kept = "" if has_text else _first_sentences(block[: asked.start()] if asked else block, 30)
                 kept = f"{kept} {asked[0]}".strip() if asked else kept
-            said = True
+            has_text = True
             if kept:
                 yield kept, _lines(kept, 92) * 41 + 12
 
@@ -185,8 +195,8 @@ def _first_sentences(paragraph, words):
     sentences = re.split(r"(?<=[.!?:])\s+(?=[A-Z*`\[])", paragraph.replace("\n", " "))
     kept = sentences[:1]
     for sentence in sentences[1:]:
-        said = len(" ".join(kept).split())
-        if said >= 8 and said + len(sentence.split()) > words:
+        length = len(" ".join(kept).split())
+        if length >= 8 and length + len(sentence.split()) > words:
             break
         kept.append(sentence)
     return " ".join(kept)
@@ -243,7 +253,10 @@ def _code_pieces(cell, kind):
 
 
 def _table_output(output, rows=20):
-    """A table as an output with its height: many rows or columns are set in small type, rows beyond ``rows`` left out."""
+    """A table as an output with its height.
+
+    Many rows or columns are set in small type, rows beyond ``rows`` left out.
+    """
     from nbformat.v4 import new_output
 
     shown = output.get("data", {}).get("text/html", "")

@@ -12,13 +12,3 @@ __version__ = "1.0.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-
-class CourseError(Exception):
-    """Something the reader can put right; the message is one clear sentence that says how.
-
-    Jupyter shows the sentence alone, without a traceback.
-    """
-
-    def _render_traceback_(self):
-        return [f"{type(self).__name__}: {self}"]

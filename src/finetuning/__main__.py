@@ -1,19 +1,32 @@
-"""Command line: ``python -m finetuning run`` and ``python -m finetuning predict``."""
+"""Command line: ``python -m finetuning run``, ``predict``, ``plan`` and ``train``."""
 
 import argparse
 import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
-from finetuning import CourseError
+from finetuning.errors import CourseError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code (0 done, 1 with a sentence on standard error)."""
     parser = argparse.ArgumentParser(prog="python -m finetuning", description="The fine-tuning course, headless.")
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="execute the lessons and write results.json and report.html")
+    for name, (what, options, do) in COMMANDS.items():
+        command = commands.add_parser(name, help=what)
+        options(command)
+        command.set_defaults(do=do)
+    given = parser.parse_args(arguments)
+    try:
+        return given.do(given)
+    except CourseError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+
+
+def _run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument("--profile", default="pocket", help="what to run (default: %(default)s)")
     run.add_argument(
         "--reviews",
@@ -25,21 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--seed", type=int, default=1)
     run.add_argument("--name", default="", help="the run's folder under runs/ (default: the profile)")
     run.add_argument("--fresh", action="store_true", help="start over instead of going on where the run stopped")
-    predict = commands.add_parser("predict", help="label a file of reviews with a run's model; writes CSV")
-    predict.add_argument("--run", default="pocket", help="the run whose model answers (default: %(default)s)")
-    predict.add_argument(
-        "file", help="CSV, JSON Lines or Parquet with a column 'text'; '-' for CSV from standard input"
-    )
-    given = parser.parse_args(arguments)
-    try:
-        return _run(given) if given.command == "run" else _predict(given)
-    except CourseError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
 
 
-def _run(given):
-    from finetuning.course.course import run_course
+def _run(given: argparse.Namespace) -> int:
+    from finetuning.course.runner import run_course
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end by another program: as by Ctrl-C
     try:
@@ -59,9 +61,16 @@ def _run(given):
     return 0
 
 
-def _predict(given):
+def _predict_options(predict: argparse.ArgumentParser) -> None:
+    predict.add_argument("--run", default="pocket", help="the run whose model answers (default: %(default)s)")
+    predict.add_argument(
+        "file", help="CSV, JSON Lines or Parquet with a column 'text'; '-' for CSV from standard input"
+    )
+
+
+def _predict(given: argparse.Namespace) -> int:
     from finetuning.shipping.predict import predict_file
-    from finetuning.shipping.ship import shipped_folder
+    from finetuning.shipping.usage import shipped_folder
 
     try:
         written, skipped = predict_file(given.file, shipped_folder(given.run), sys.stdout)
@@ -76,6 +85,45 @@ def _predict(given):
             f"Skipped {skipped:,} of {written + skipped:,} reviews, each named above; labelled the other {written:,}."
         )
     return 0
+
+
+def _plan_options(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument("model", help="one of the T5 family, as google-t5/t5-3b, or a folder with a config.json")
+    plan.add_argument("--gpus", type=int, default=1, help="how many there are (default: %(default)s)")
+    plan.add_argument("--memory", default="16GB", help="of each GPU, as 16GB or 80GiB (default: %(default)s)")
+    plan.add_argument(
+        "--tokens", type=int, nargs=2, default=(512, 2), metavar="N", help="of an input and of a label (default: 512 2)"
+    )
+    plan.add_argument("--checkpointing", action="store_true", help="compute activations again instead of keeping them")
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from finetuning.distributed.planner import plan
+
+    tokens = tuple(given.tokens)
+    print(plan(given.model, gpus=given.gpus, memory=given.memory, tokens=tokens, checkpointing=given.checkpointing))
+    return 0
+
+
+def _train_options(train: argparse.ArgumentParser) -> None:
+    train.add_argument("config", help="JSON file of a training, as lesson 04 writes them to a run's logs/")
+
+
+def _train(given: argparse.Namespace) -> int:
+    if not Path(given.config).is_file():
+        raise CourseError(f"There is no file {given.config}; name the JSON file of a training.")
+    from finetuning.distributed.train import main as train
+
+    return train([given.config])
+
+
+# Command -> what it does, its options, and the function that does it. Each loads what it needs when it is called.
+COMMANDS = {
+    "run": ("execute the lessons and write results.json and report.html", _run_options, _run),
+    "predict": ("label a file of reviews with a run's model; writes CSV", _predict_options, _predict),
+    "plan": ("which ZeRO stage and micro-batch fit a T5 to your GPUs", _plan_options, _plan),
+    "train": ("one training from a file, on one process; for more of them see lesson 04", _train_options, _train),
+}
 
 
 if __name__ == "__main__":

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetuning import CourseError
-from finetuning.hub import hub_error
-from finetuning.labels import length_sorted_batches
-from finetuning.workspace import seal
+from finetuning.errors import CourseError, hub_error
+from finetuning.files import sealed_aside
+from finetuning.reviews import FORMATS, not_utf8, open_reviews
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-    from transformers import PreTrainedTokenizerBase
 
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "negative": 0, "positive": 1, "neg": 0, "pos": 1}
-FORMATS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 EXPECTED = "expected are a text in column 'text' and 0/1, negative/positive or neg/pos in column 'label'"
 LONGEST = 100_000  # characters; what follows in a longer text is cut when it is cleaned
 
 
 def clean_text(text: str) -> str:
-    """A review as plain text: HTML line breaks and entities resolved, white space collapsed, at most LONGEST characters."""
+    """A review as plain text.
+
+    HTML line breaks and entities resolved, white space collapsed, at most LONGEST characters.
+    """
     text = re.sub(r"<br\s*/?>", " ", text[:LONGEST], flags=re.IGNORECASE)
     return re.sub(r"\s+", " ", html.unescape(text)).strip()
 
@@ -85,55 +83,25 @@ def _split_files(folder):
     return files
 
 
-def _read_file(path):
-    """A file as a Dataset. CSV is read as it stands: every cell is text."""
-    import pyarrow.parquet as pq
+def _read_file(path: Path) -> Dataset:
+    """A file as a Dataset. Raises CourseError on the first row that cannot be read."""
     from datasets import Dataset
 
-    if not path.exists():
-        raise CourseError(f"There is no file {path}; check the path given as reviews.")
-    if path.suffix not in FORMATS:
-        raise CourseError(f"{path} is no CSV, JSON Lines or Parquet file ({', '.join(FORMATS)}).")
-    if path.stat().st_size == 0:
+    if path.is_file() and not path.stat().st_size:
         raise CourseError(f"{path} is empty; {EXPECTED}.")
+    rows = []
+    for row in open_reviews(path).rows:
+        bad = [column for column, cell in row.cells.items() if isinstance(cell, str) and not_utf8(cell)]
+        if row.problem or bad:
+            problem = row.problem or f"not UTF-8 text in the column {bad[0]!r}; save it as UTF-8"
+            raise CourseError(f"{path}, {row.place}: {problem}.")
+        rows.append(row.cells)
+    if not rows:
+        raise CourseError(f"{path} has no reviews, only a head line; {EXPECTED}.")
     try:
-        if path.suffix == ".parquet":
-            return Dataset(pq.read_table(path))
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(_csv_rows(file, path) if path.suffix == ".csv" else _json_rows(file, path))
-        if not rows:
-            raise CourseError(f"{path} has no reviews, only a head line; {EXPECTED}.")
         return Dataset.from_dict({column: [row.get(column) for row in rows] for column in rows[0]})
-    except UnicodeDecodeError as error:
-        raise CourseError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
-    except (ValueError, TypeError, OSError, csv.Error) as error:
+    except (ValueError, TypeError) as error:  # a column of JSON Lines that holds now this, now that
         raise CourseError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def _csv_rows(file, path):
-    csv.field_size_limit(2**30)  # a review of some MB is one cell
-    reader = csv.DictReader(file)
-    for row in reader:
-        if None in row:
-            raise CourseError(
-                f"{path}, line {reader.line_num}: more cells than columns; put texts that hold commas in double quotes."
-            )
-        yield row
-
-
-def _json_rows(file, path):
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise CourseError(
-                f"{path}, line {number}: not a JSON object ({error}); JSON Lines has one object per line."
-            ) from error
-        if not isinstance(row, dict):
-            raise CourseError(f"{path}, line {number}: not a JSON object but {line.strip()[:40]!r}.")
-        yield row
 
 
 def _read_hub(place, revision):
@@ -190,7 +158,10 @@ def take(split: Dataset, size: int, seed: int) -> Dataset:
 
 
 def split_off(splits: DatasetDict, name: str, share: float, seed: int) -> DatasetDict:
-    """Move a stratified share of ``train`` to a split of its own. Used where a source has no test or validation split."""
+    """Move a stratified share of ``train`` to a split of its own.
+
+    Used where a source has no test or validation split.
+    """
     from datasets import DatasetDict
 
     train = splits["train"]
@@ -239,64 +210,12 @@ def drop_rows(splits: DatasetDict, drop: dict[str, list[tuple[int, str]]]) -> Da
     return DatasetDict(kept)
 
 
-def token_lengths(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prompt: str) -> np.ndarray:
-    """Tokens per prompted review, end token included, as an integer array of shape (reviews,)."""
-    ids = tokenizer([prompt.format(text=text) for text in texts], verbose=False)["input_ids"]
-    return np.array([len(row) for row in ids])
-
-
-def truncation_loss(lengths: np.ndarray, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """For each limit in ``limits`` the share of reviews that are cut and the share of all tokens that is lost (two arrays)."""
-    cut = np.array([(lengths > limit).mean() for limit in limits])
-    lost = np.array([np.maximum(lengths - limit, 0).sum() / lengths.sum() for limit in limits])
-    return cut, lost
-
-
-def epoch_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, grouped: bool, seed: int) -> list[np.ndarray]:
-    """The batches of one epoch in random order, as arrays of rows.
-
-    At random, or ``grouped``: of similar length, as the Trainer's ``group_by_length`` draws them, sorted within blocks of 50
-    batches.
-    """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(lengths))
-    if not grouped:
-        return np.split(order, range(batch_size, len(order), batch_size))
-    batches = []
-    for block in np.split(order, range(50 * batch_size, len(order), 50 * batch_size)):
-        batches += [block[rows] for rows in length_sorted_batches(np.asarray(lengths)[block], batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def padded_tokens(lengths: np.ndarray, batch_size: int, strategy: str, *, max_length: int = 512, seed: int = 1) -> int:
-    """Tokens that the model computes over in one epoch, padding included.
-
-    ``strategy`` is ``"to max_length"`` (every review as long as the limit), ``"to longest"`` (each random batch as long
-    as its longest review) or ``"grouped"`` (the batches of similar length of ``epoch_batches``). Lengths over ``max_length``
-    are cut first.
-    """
-    lengths = np.minimum(lengths, max_length)
-    if strategy == "to max_length":
-        return len(lengths) * max_length
-    if strategy not in ("to longest", "grouped"):
-        raise CourseError(
-            f"There is no padding strategy {strategy!r}; choose 'to max_length', 'to longest' or 'grouped'."
-        )
-    batches = epoch_batches(lengths, batch_size, strategy == "grouped", seed)
-    return int(sum(len(batch) * lengths[batch].max() for batch in batches))
-
-
 def save_splits(splits: DatasetDict, folder: Path) -> Path:
-    """``splits.save_to_disk`` under a temporary name, sealed, then renamed: a lesson never reads a half-written data set."""
-    partial = folder.with_name(folder.name + ".partial")
-    for old in (partial, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    try:
+    """``splits.save_to_disk`` under a temporary name, sealed, then renamed.
+
+    A lesson never reads a half-written data set.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    with sealed_aside(folder, "then run this lesson again") as partial:
         splits.save_to_disk(partial)
-        seal(partial)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise CourseError(
-            f"Could not write {folder}: {error.strerror or error}; free some space, then run this lesson again."
-        ) from error
     return partial.rename(folder)

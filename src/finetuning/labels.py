@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetuning import CourseError
+from finetuning.batching import length_sorted_batches, padded, token_rows
+from finetuning.errors import CourseError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,43 +29,13 @@ def label_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tokens[0] for tokens in ids]
 
 
-def length_sorted_batches(lengths: Sequence[int] | np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Rows in batches of similar length, the longest first so that a memory limit shows at once."""
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def token_rows(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int
-) -> list[list[int]]:
-    """The token ids of each prompted text, cut at ``max_length`` tokens, end token included."""
-    return tokenizer([prompt.format(text=text) for text in texts], truncation=True, max_length=max_length)["input_ids"]
-
-
-def padded(
-    rows: Sequence[Sequence[int]], length: int | None = None, *, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """Input ids and attention mask, shape (reviews, tokens): padded to ``length``, or to the longest, a multiple of 8.
-
-    T5's pad id is 0.
-    """
-    import torch
-
-    length = length or -(-max(map(len, rows)) // 8) * 8
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-    mask = torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
-    return ids.to(device), mask.long().to(device)
-
-
 def by_one_step(
     model: PreTrainedModel, words: Sequence[int], limit: int | None = None
 ) -> Callable[[Sequence[Sequence[int]]], Tensor]:
     """A function from token ids to the two label words' logits in the first decoder step, shape (reviews, 2).
 
-    One step replaces ``generate``: the answer is one token long, so its logits are all there is to know. A batch is padded to
-    ``limit``, or to its longest review.
+    One step replaces ``generate``: the answer is one token long, so its logits are all there is to know. A batch is
+    padded to ``limit``, or to its longest review.
     """
     import torch
 
@@ -88,7 +58,8 @@ def score_labels(
 ) -> tuple[np.ndarray, float]:
     """The probability of each label word as the first word of the answer.
 
-    Returns a float array of shape (reviews, 2), rows summing to one over the two words, and the reviews scored per second.
+    Returns a float array of shape (reviews, 2), rows summing to one over the two words, and the reviews scored per
+    second.
     """
     import torch
 

@@ -53,7 +53,10 @@ def bootstrap_interval(
 def measure(
     lesson: str, method: str, predictions: np.ndarray, labels: np.ndarray, *, seed: int = 1, **measured: Any
 ) -> dict:
-    """A row of the results table: accuracy with its 95 % interval, F1 and the number of test reviews, plus ``measured``."""
+    """A row of the results table.
+
+    Accuracy with its 95 % interval, F1 and the number of test reviews, plus ``measured``.
+    """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     scores = classification_metrics().compute(predictions=predictions, references=labels)
     low, high = bootstrap_interval(predictions == labels, seed=seed)
@@ -66,17 +69,3 @@ def measure(
         "n_test": len(labels),
         **measured,
     }
-
-
-def verdict(first: dict, second: dict) -> str:
-    """A sentence that compares two rows of the results table as far as their intervals allow."""
-    names = f"{first['method']} ({first['accuracy']:.3f})", f"{second['method']} ({second['accuracy']:.3f})"
-    if first["accuracy_low"] > second["accuracy_high"]:
-        return f"{names[0]} is better than {names[1]}: their 95 % intervals do not overlap."
-    if second["accuracy_low"] > first["accuracy_high"]:
-        return f"{names[1]} is better than {names[0]}: their 95 % intervals do not overlap."
-    ahead, behind = names if first["accuracy"] >= second["accuracy"] else names[::-1]
-    return (
-        f"{ahead} is ahead of {behind} on these {first['n_test']:,} test reviews, but their 95 % intervals overlap: "
-        "these numbers alone do not settle it."
-    )

@@ -1,4 +1,7 @@
-"""The lessons' figures, all in one style: colour-blind safe (Okabe and Ito 2008), labelled axes, readable on a slide."""
+"""The lessons' figures, all in one style.
+
+Colour-blind safe (Okabe and Ito 2008), labelled axes, readable on a slide.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,10 @@ def plot_truncation(limits: list[int], cut: np.ndarray, lost: np.ndarray, max_le
 
 
 def plot_padding(tokens: dict[str, int], real: int) -> Figure:
-    """Bars of the tokens computed per epoch by padding strategy, the real ones marked. ``tokens``: dict of name -> count."""
+    """Bars of the tokens computed per epoch by padding strategy, the real ones marked.
+
+    ``tokens``: dict of name -> count.
+    """
     fig, ax = figure("Tokens computed in one epoch", height=0.8 + 0.8 * len(tokens))
     names = list(tokens)
     ax.barh(names, [tokens[name] for name in names], color=ORANGE, label="padding")
@@ -129,7 +135,7 @@ def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> F
 
 def plot_training(runs: dict[str, list[dict]]) -> Figure:
     """Loss and validation accuracy by epoch. ``runs``: dict of name -> the Trainer's log history."""
-    from finetuning.training import curves
+    from finetuning.trainer import curves
 
     fig, (left, right) = figure("Training", width=11, columns=2)
     for colour, (name, history) in zip(COLOURS, runs.items(), strict=False):
@@ -171,7 +177,10 @@ def plot_losses(curves: dict[str, list[float]], title: str = "The same losses, w
 
 
 def plot_rank_memory(counted: dict[str, dict[str, dict[str, int]]], title: str = "What each rank holds") -> Figure:
-    """Stacked bars of bytes per rank. ``counted``: dict of group (a precision, say) -> dict of stage -> dict of component -> bytes."""
+    """Stacked bars of bytes per rank.
+
+    ``counted``: dict of group (a precision, say) -> dict of stage -> dict of component -> bytes.
+    """
     fig, axes = figure(title, width=11, columns=len(counted))
     top = max(sum(parts.values()) for stages in counted.values() for parts in stages.values()) / 2**20
     for ax, (group, stages) in zip(np.atleast_1d(axes), counted.items(), strict=True):
@@ -189,7 +198,10 @@ def plot_rank_memory(counted: dict[str, dict[str, dict[str, int]]], title: str =
 
 
 def plot_step_cost(seconds: dict[str, float], sent: dict[str, int | None]) -> Figure:
-    """Seconds per optimizer step and bytes sent by each rank in it. Both: dict of name -> value (None where not measured)."""
+    """Seconds per optimizer step and bytes sent by each rank in it.
+
+    Both: dict of name -> value (None where not measured).
+    """
     fig, (left, right) = figure("What a step costs", width=11, columns=2)
     left.bar(list(seconds), list(seconds.values()), color=BLUE, width=0.7)
     left.set(xlabel="run", ylabel="seconds per optimizer step")
@@ -206,15 +218,15 @@ def plot_family_memory(
 ) -> Figure:
     """Memory per GPU against the number of parameters, one panel per number of GPUs, both axes logarithmic.
 
-    ``needed``: number of GPUs -> way to train -> {parameters: bytes}, as ``plan.family_bytes`` gives it; ``names`` of the models,
-    smallest first; ``cards``: usual sizes in GB (1e9 bytes), drawn as lines.
+    ``needed``: number of GPUs -> strategy -> {parameters: bytes}, as ``planner.family_bytes`` gives it; ``names`` of
+    the models, smallest first; ``cards``: usual sizes in GB (1e9 bytes), drawn as lines.
     """
     fig, axes = figure("What each GPU must hold to train a T5", width=13, height=5.8, columns=len(needed))
     axes = np.atleast_1d(axes)
     every = [size / 1e9 for lines in needed.values() for sizes in lines.values() for size in sizes.values()]
     looks = dict(
         zip(
-            dict.fromkeys(way for lines in reversed(needed.values()) for way in lines),
+            dict.fromkeys(strategy for lines in reversed(needed.values()) for strategy in lines),
             ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), ("black", "v"), ("#882255", "p")),
             strict=False,
         )
@@ -225,13 +237,13 @@ def plot_family_memory(
             ax.axhline(card, color=GREY, linestyle=":", linewidth=1)
             ax.text(0.85 * first, card, f"{card} GB", color=GREY, fontsize=11, va="bottom")
         label_at = 0.0
-        for way, sizes in sorted(lines.items(), key=lambda line: line[1][last]):
-            colour, marker = looks[way]
+        for strategy, sizes in sorted(lines.items(), key=lambda line: line[1][last]):
+            colour, marker = looks[strategy]
             ax.plot(parameters, [size / 1e9 for size in sizes.values()], color=colour, marker=marker)
             # beside the end of the line, higher where labels would meet
             label_at = max(sizes[last] / 1e9, 1.5 * label_at)
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            ax.text(1.5 * last, label_at, way.replace("_", " "), color=colour, va="center", fontsize=13, bbox=box)
+            ax.text(1.5 * last, label_at, strategy.replace("_", " "), color=colour, va="center", fontsize=13, bbox=box)
         ax.set(xscale="log", yscale="log", xlim=(0.8 * first, 40 * last), ylim=(0.7 * min(every), 2 * max(every)))
         short = [name.split("/")[-1].removeprefix("t5-") for name in names]
         ax.set_xticks(parameters, short, fontsize=12)
@@ -276,7 +288,10 @@ def plot_price(rows: list[dict]) -> Figure:
 
 
 def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Accuracy against confidence by bin. ``tables``: dict of name -> DataFrame, as ``compare.reliability`` gives it."""
+    """Accuracy against confidence by bin.
+
+    ``tables``: dict of name -> DataFrame, as ``calibration.reliability`` gives it.
+    """
     fig, (left, right) = figure("Is the model as right as it is sure?", width=11, columns=2)
     left.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", linewidth=2, label="as sure as right")
     for i, (colour, (name, table)) in enumerate(zip(COLOURS, tables.items(), strict=False)):
@@ -301,7 +316,7 @@ def plot_coverage(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 
 def plot_slices(table: pd.DataFrame) -> Figure:
-    """Accuracy of two methods by slice with 95 % intervals. ``table``: as ``compare.slice_table`` gives it."""
+    """Accuracy of two methods by slice with 95 % intervals. ``table``: as ``slices.slice_table`` gives it."""
     methods = [name.removesuffix(" low") for name in table.columns if name.endswith(" low")]
     fig, ax = figure("Where is each of them right?", width=9, height=1.4 + 0.4 * len(table))
     for method, colour, marker, shift in zip(methods, (BLUE, ORANGE), "os", (-0.14, 0.14), strict=True):
@@ -317,7 +332,10 @@ def plot_slices(table: pd.DataFrame) -> Figure:
 
 
 def plot_factors(rows: list[dict], title: str) -> Figure:
-    """A waterfall of speed: each change lifts the speed from where the one before left it; ``rows`` of ``bench.factors``."""
+    """A waterfall of speed: each change lifts the speed from where the one before left it.
+
+    ``rows`` of ``contenders.factors``.
+    """
     fig, ax = figure(title, width=9, height=1.2 + 0.55 * len(rows))
     before = rows[0]["times"]["median"]
     for i, row in enumerate(rows):
@@ -332,21 +350,4 @@ def plot_factors(rows: list[dict], title: str) -> Figure:
     ax.set_xlim(0, 1.4 * max(row["times"]["high"] for row in rows))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    return fig
-
-
-def plot_growth(fits: dict[str, dict]) -> Figure:
-    """Seconds of a training step against each size, both axes logarithmic; ``fits``: name -> as ``bench.growth_exponent`` gives it."""
-    fig, axes = figure("How a training step grows", width=3.6 * len(fits) + 1, columns=len(fits))
-    for ax, (name, fit) in zip(np.atleast_1d(axes), fits.items(), strict=True):
-        sizes, seconds = np.array(fit["sizes"], float), np.array(fit["seconds"])
-        middle = np.exp(np.log(seconds).mean()) * (sizes / np.exp(np.log(sizes).mean())) ** fit["exponent"]
-        ax.plot(sizes, middle, color=GREY, linestyle=":", linewidth=2)
-        ax.plot(sizes, seconds, "o", color=BLUE, markersize=8)
-        ax.set(xscale="log", yscale="log", xlabel=name)
-        ax.set_title(f"size to the power {fit['exponent']:.2f}", fontsize=12)
-        ax.set_xticks(sizes, [f"{size / 1e6:.3g}M" if size >= 1e6 else f"{size:g}" for size in sizes])
-        ax.set_yticks(seconds, [f"{value:.2g}" for value in seconds])
-        ax.minorticks_off()
-    np.atleast_1d(axes)[0].set_ylabel("seconds")
     return fig

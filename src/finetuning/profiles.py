@@ -1,12 +1,9 @@
 """What to run: a profile names everything that differs between a laptop and a cluster."""
 
-import os
-import platform
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetuning import CourseError
+from finetuning.errors import CourseError
 
 ASSETS = Path(__file__).parent / "assets"
 POCKET_T5 = ASSETS / "pocket_t5"
@@ -15,7 +12,10 @@ POCKET_REVIEWS = ASSETS / "pocket_reviews"
 
 @dataclass(frozen=True)
 class Profile:
-    """Settings of a run. Lengths are in tokens, sizes in reviews, ``device_memory`` in GiB per GPU (0: no GPU needed)."""
+    """Settings of a run.
+
+    Lengths are in tokens, sizes in reviews, ``device_memory`` in GiB per GPU (0: no GPU needed).
+    """
 
     name: str
     model: str  # a folder or a Hub id
@@ -31,10 +31,6 @@ class Profile:
     device_memory: int
     limit: int = 0  # largest number of training reviews, and of test reviews; 0: all
     seed: int = 1
-
-    def as_dict(self) -> dict:
-        """The settings as plain values."""
-        return asdict(self)
 
 
 def _t5(size: str, revision: str, batch_size: int, learning_rate: float, device_memory: int) -> Profile:
@@ -109,47 +105,12 @@ def _absolute(place):
 
 
 def describe(place: str) -> str:
-    """How a model or data set is named in results: a shipped one by its title, a path by its last part, a Hub id whole."""
+    """How a model or data set is named in results.
+
+    A shipped one by its title, a path by its last part, a Hub id whole.
+    """
     known = {str(POCKET_T5): "pocket T5", str(POCKET_REVIEWS): "Pocket Reviews"}
     return known.get(place) or (Path(place).name if Path(place).is_absolute() else place)
-
-
-def this_machine() -> dict:
-    """What the machine has: processor, cores, memory (bytes), GPU and its memory (bytes), versions of the libraries.
-
-    Used in lesson 00 and in the head of ``results.json``. ``gpu`` is None where there is none.
-    """
-    import torch
-
-    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_bytes": _memory(),
-        "gpu": gpu.name if gpu else None,
-        "gpus": torch.cuda.device_count(),
-        "gpu_memory_bytes": gpu.total_memory if gpu else None,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def peak_memory() -> dict[str, int | None]:
-    """Peak memory of this process so far: ``peak_rss_bytes`` in main memory, ``peak_device_bytes`` on the GPU (None without one)."""
-    import resource
-
-    import torch
-
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "peak_rss_bytes": kib * (1 if platform.system() == "Darwin" else 1024),
-        "peak_device_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-    }
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries the course is built on."""
-    names = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "evaluate", "scikit-learn", "papermill")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
 def fitting_profiles(machine: dict) -> dict[str, tuple[bool, str]]:
@@ -164,21 +125,3 @@ def fitting_profiles(machine: dict) -> dict[str, tuple[bool, str]]:
         else:
             answers[profile.name] = (False, f"wants {profile.device_memory} GiB of GPU memory, found {gib:.0f} GiB")
     return answers
-
-
-def _processor():
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory():
-    """Memory in bytes, the control group's limit where one is set."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    return total

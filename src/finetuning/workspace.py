@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetuning import CourseError
-from finetuning.profiles import describe, this_machine, versions
+from finetuning.errors import CourseError
+from finetuning.files import find_damage, verify_digest, with_digest, write_atomically
+from finetuning.machine import this_machine, versions
+from finetuning.profiles import describe
+from finetuning.results import ROW
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from finetuning.profiles import Profile
 
 LESSONS = (
@@ -28,25 +27,6 @@ LESSONS = (
     "03_finetune_with_trainer",
     "04_scale_with_deepspeed",
     "05_evaluate_and_ship",
-)
-# Every row has these; what was not measured is None.
-ROW = (
-    "lesson",
-    "method",
-    "accuracy",
-    "accuracy_low",
-    "accuracy_high",
-    "f1",
-    "n_test",
-    "train_seconds",
-    "train_reviews_per_second",
-    "predict_reviews_per_second",
-    "parameters",
-    "stage",
-    "world_size",
-    "bytes_per_rank",
-    "peak_rss_bytes",
-    "peak_device_bytes",
 )
 
 
@@ -74,81 +54,13 @@ def run_folder(name: str) -> Path:
     return runs_folder() / name
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary name beside ``path`` and rename it, so that a reader never meets half a file."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise CourseError(
-            f"Could not write {path}: {error.strerror}; free some space or check the folder's rights, then run again."
-        ) from error
-
-
-SEAL = "sha256.json"
-
-
-def digest(content: Any) -> str:
-    """The SHA-256 of anything that JSON can hold, in hexadecimal; the order of keys does not matter."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def seal(folder: Path, **notes: Any) -> None:
-    """Write the checksums of all files under ``folder`` to its ``sha256.json``, with ``notes`` beside them.
-
-    The last thing that is done to a folder: without its seal nothing in it is trusted.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
-    sums = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
-    write_atomically(folder / SEAL, json.dumps({"files": sums, **notes}, indent=1))
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, in some words: no seal, a file that is gone or has changed. None: it is whole."""
-    try:
-        sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
-        for name, kept in sums.items():
-            if not (folder / name).is_file():
-                return f"{name} is gone"
-            if file_digest(folder / name) != kept:
-                return f"{name} has changed since it was written"
-    except FileNotFoundError:
-        return "it was not written to its end"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{SEAL} cannot be read"
-    return None
-
-
-def with_digest(content: dict) -> dict:
-    """``content`` with its own checksum as ``sha256``, for a file that carries it inside."""
-    return content | {"sha256": digest(content)}
-
-
-def without_digest(text: str) -> dict:
-    """What ``with_digest`` was given, from the text of the file. Raises ValueError when the checksum is not there or does not fit."""
-    content = json.loads(text)
-    if not isinstance(content, dict) or content.pop("sha256", None) != digest(content):
-        raise ValueError("its checksum does not fit")
-    return content
-
-
 def read_results(run: str) -> dict | None:
     """A run's ``results.json`` as a dict; None where there is none. Raises CourseError when it is damaged."""
     path = run_folder(run) / "results.json"
     if not path.exists():
         return None
     try:
-        results = without_digest(path.read_text(encoding="utf-8"))
+        results = verify_digest(path.read_text(encoding="utf-8"))
         if results["schema"] != 1 or not isinstance(results["rows"], list):
             raise ValueError("not a results file of schema 1")
         results["run"]["profile"]
@@ -168,25 +80,17 @@ def executed_copy(run: str, lesson: str) -> dict:
 
 
 def execution_mark(copy: dict) -> dict:
-    """What the runner noted on an executed copy (``source``, ``cells``, ``seconds``) when it was done; {} where it is not."""
+    """What the runner noted on an executed copy (``source``, ``cells``, ``seconds``) when it was done.
+
+    {} where it is not.
+    """
     return copy.get("metadata", {}).get("finetuning", {})
 
 
-def fill_block(text: str, name: str, content: str, command: str) -> str:
-    """``text`` with ``content`` put between its marks ``<!-- name: begin (command) -->`` and ``<!-- name: end -->``.
-
-    Raises CourseError where the text has no such marks.
-    """
-    begin, end = f"<!-- {name}: begin ({command}) -->", f"<!-- {name}: end -->"
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise CourseError(f"The text has lost the marks {begin} and {end}; put them back, each on a line of its own.")
-    return f"{before}{begin}\n{content}\n{end}{after}"
-
-
 class Workspace:
-    """The files of one run: ``data/``, ``models/``, ``logs/``, ``notebooks/`` and ``results.json`` under ``runs/<name>``.
+    """The files of one run.
+
+    ``data/``, ``models/``, ``logs/``, ``notebooks/`` and ``results.json`` under ``runs/<name>``.
 
     Used by every lesson. Raises CourseError when the folder holds a run of other settings, so that numbers of two runs
     never mix, and when its ``results.json`` cannot be read.
@@ -260,7 +164,8 @@ class Workspace:
     def keep_scores(self, method: str, **scores: np.ndarray) -> None:
         """Keep a method's label scores for later lessons.
 
-        ``scores``: split -> array of shape (reviews, 2), as ``score_labels`` gives them, in the order of the prepared split.
+        ``scores``: split -> array of shape (reviews, 2), as ``score_labels`` gives them, in the order of the prepared
+        split.
         """
         kept = {split: np.asarray(values).round(6).tolist() for split, values in scores.items()}
         write_atomically(self.scores_folder / f"{method}.json", json.dumps(with_digest(kept)))
@@ -274,7 +179,7 @@ class Workspace:
         if not path.exists():
             return None
         try:
-            kept = without_digest(path.read_text(encoding="utf-8"))
+            kept = verify_digest(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CourseError(f"{path} is damaged ({error}); run the lesson that measures {method!r} again.") from error
         return np.array(kept[split]) if split in kept else None
@@ -285,55 +190,6 @@ class Workspace:
             raise CourseError(
                 f"This lesson needs what lesson {lesson} leaves in {path}; run {lesson}.ipynb first, with the same parameters."
             )
-        if wrong := damage(path):
+        if wrong := find_damage(path):
             raise CourseError(f"{path} is damaged ({wrong}); run {lesson}.ipynb again, with the same parameters.")
         return path
-
-
-def results_table(results: dict, *, price_per_hour: float | None = None) -> pd.DataFrame:
-    """The results as a pandas DataFrame for reading: one line per method, measured values rounded, intervals in words.
-
-    With the price of an hour of this machine also the memory at its peak and the cost of predicting 1,000 reviews.
-    """
-    import pandas as pd
-
-    lines = []
-    for row in results["rows"]:
-        more = {}
-        if price_per_hour is not None:
-            peak, speed = row["peak_device_bytes"] or row["peak_rss_bytes"], row["predict_reviews_per_second"]
-            more["trained per second"] = _count(row["train_reviews_per_second"])
-            more["peak memory"] = "-" if peak is None else f"{peak / 2**20:,.0f} MiB"
-            more["cost per 1,000"] = "-" if speed is None else _two_digits(price_per_hour / 3.6 / speed)
-        lines.append(
-            {
-                "lesson": row["lesson"],
-                "method": row["method"],
-                "accuracy": f"{row['accuracy']:.3f}",
-                "95 % interval": f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
-                "F1": f"{row['f1']:.3f}",
-                "test reviews": f"{row['n_test']:,}",
-                "training": "none" if row["train_seconds"] is None else f"{row['train_seconds']:.1f} s",
-                "predicts per second": _count(row["predict_reviews_per_second"]),
-                "parameters": _count(row["parameters"]),
-                **more,
-            }
-        )
-    return pd.DataFrame(lines, index=[""] * len(lines))
-
-
-def caption(results: dict) -> str:
-    """One line under every table and plot: model, data, seed and hardware of the run."""
-    run = results["run"]
-    hardware = run["hardware"]
-    machine = hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
-    return f"{run['model']} on {run['dataset']}, seed {run['seed']}, {machine}"
-
-
-def _two_digits(value: float) -> str:
-    """A small sum written out, for no price is read as 2.6e-06."""
-    return np.format_float_positional(value, precision=2, fractional=False, trim="-")
-
-
-def _count(value):
-    return "-" if value is None else f"{value:,.0f}"

@@ -12,8 +12,8 @@ from statistics import median
 
 import numpy as np
 
+from finetuning.files import fill_block, write_atomically
 from finetuning.profiles import POCKET_REVIEWS
-from finetuning.workspace import fill_block, write_atomically
 
 SPLITS = ("train", "validation", "test")
 TRAITS = ("plain", "negation", "contrast", "irony", "comparison", "mixed_aspects", "understatement", "reported_opinion")

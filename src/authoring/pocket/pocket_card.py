@@ -10,9 +10,11 @@ import json
 import numpy as np
 
 from finetuning.evaluation import behaviour
-from finetuning.evaluation.compare import kept_answers, paired
-from finetuning.profiles import POCKET_T5, choose, this_machine
-from finetuning.workspace import LESSONS, Workspace, fill_block, runs_folder, write_atomically
+from finetuning.evaluation.pairs import kept_answers, paired
+from finetuning.files import fill_block, write_atomically
+from finetuning.machine import this_machine
+from finetuning.profiles import POCKET_T5, choose
+from finetuning.workspace import LESSONS, Workspace, runs_folder
 
 SEEDS = (1, 2, 3, 4, 5)
 METHODS = ("majority", "tfidf", "zero_shot", "from_scratch", "trainer")
@@ -29,7 +31,7 @@ def as_shipped_on_imdb(source: str) -> dict:
     from finetuning.data import clean_text, read_split
     from finetuning.labels import score_labels
     from finetuning.metrics import measure
-    from finetuning.training import load_model, load_tokenizer
+    from finetuning.models import load_model, load_tokenizer
 
     settings = choose()
     test = read_split(source, "test")
@@ -44,7 +46,7 @@ def as_shipped_on_imdb(source: str) -> dict:
 
 def fine_tuned_on_pocket_reviews() -> list[Workspace]:
     """The course's runs, one per seed, with lessons 01 to 03 done."""
-    from finetuning.course.course import run_course
+    from finetuning.course.runner import run_course
 
     return [run_course("pocket", seed=seed, name=f"card-{seed}", lessons=LESSONS[1:4]) for seed in SEEDS]
 
@@ -54,7 +56,7 @@ def failures(workspace: Workspace) -> dict[str, np.ndarray]:
     from datasets import load_from_disk
 
     from finetuning.labels import score_labels
-    from finetuning.training import load_model, load_tokenizer
+    from finetuning.models import load_model, load_tokenizer
 
     saved = choose(base_model=str(workspace.models / "trainer"))
     model, tokenizer = load_model(saved), load_tokenizer(saved)
@@ -100,7 +102,7 @@ def card_figures(imdb: dict, runs: list[Workspace]) -> str:
     for run in runs:
         truth = np.array(load_from_disk(run.data / "reviews")["test"]["label"])
         right = kept_answers(run, truth)
-        pairs.append(paired(right["trainer"], right["tfidf"])["p"])
+        pairs.append(paired(right["trainer"], right["tfidf"]).p)
     lines.append("")
     for other in ("tfidf", "from_scratch", "zero_shot"):
         lines.append(

@@ -385,7 +385,9 @@ def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1) 
     """Train for ``rounds`` rounds of judged batches, resuming from ``work``, and write the model to ``out``."""
     import torch
 
-    torch.set_flush_denormal(True)  # else the smallest probabilities of attention make a backward pass three times as slow
+    torch.set_flush_denormal(
+        True
+    )  # else the smallest probabilities of attention make a backward pass three times as slow
     work, out = Path(work), Path(out)
     work.mkdir(parents=True, exist_ok=True)
     tokenizer, rows, labels = prepare(source, work)
@@ -399,7 +401,12 @@ def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1) 
     model.set_attn_implementation("eager")  # faster than SDPA for T5 on a CPU, whose position bias SDPA must expand
     model.eval()  # no dropout: its random numbers take half of a forward pass on a CPU, and no passage comes often enough to be learned by heart
     parameters = [*model.parameters(), *lens.parameters()]
-    layers = [p for stack in (model.encoder, model.decoder) for p in stack.block.parameters() if p.ndim == 2 and p.shape[1] >= 32]
+    layers = [
+        p
+        for stack in (model.encoder, model.decoder)
+        for p in stack.block.parameters()
+        if p.ndim == 2 and p.shape[1] >= 32
+    ]
     inside = {id(p) for p in layers}
     muon = Muon(layers)
     optimizer = torch.optim.AdamW(

@@ -1,4 +1,6 @@
-"""The lessons' exercises, guesses and quizzes: ``check.leaks(answer)``, ``check.compare(guess, outcome)``, ``check.quiz("01", "a b c")``.
+"""The lessons' exercises, guesses and quizzes.
+
+``check.leaks(answer)``, ``check.compare(guess, outcome)``, ``check.quiz("01", "a b c")``.
 
 Each exercise tries your answer on small cases and says what is right or wrong with it; a module per lesson holds them.
 """

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from finetuning import CourseError
+from finetuning.errors import CourseError
 from finetuning.profiles import ASSETS
 
 OPEN = "This gap is still open: write your answer in place of the dots and run the cell again."
@@ -22,9 +22,9 @@ class Mistake(Exception):
 def exercise(*hints: str) -> Callable:
     """Turn a function that looks for mistakes into the check of an exercise.
 
-    The function gets the answer, raises ``Mistake`` or returns what to say about a right one. The check prints; it never
-    raises, so that a headless run goes on. From the second wrong answer on it adds the next of ``hints``, each more
-    specific than the one before, and after the last one points to the solution.
+    The function gets the answer, raises ``Mistake`` or returns what to say about a right one. The check prints; it
+    never raises, so that a headless run goes on. From the second wrong answer on it adds the next of ``hints``, each
+    more specific than the one before, and after the last one points to the solution.
     """
 
     def decorate(look):
@@ -35,7 +35,7 @@ def exercise(*hints: str) -> Callable:
                 print(OPEN)
                 return
             try:
-                said = look(answer)
+                praise = look(answer)
             except Exception as error:
                 mistake = str(error)
                 if not isinstance(error, Mistake):  # an answer of a kind that nobody thought of
@@ -48,7 +48,7 @@ def exercise(*hints: str) -> Callable:
                     print("If the solution is folded below, read it now, then write your own.")
             else:
                 _wrong.pop(name, None)
-                print(f"Right. {said}")
+                print(f"Right. {praise}")
 
         vars(check)["hints"] = hints  # for the tests
         return check
@@ -57,7 +57,10 @@ def exercise(*hints: str) -> Callable:
 
 
 def is_gap(answer: Any) -> bool:
-    """Whether nothing has been filled in: None, the dots, a function without a body, or a container that still holds dots."""
+    """Whether nothing has been filled in.
+
+    None, the dots, a function without a body, or a container that still holds dots.
+    """
     if answer is None or answer is ...:
         return True
     if isinstance(answer, (list, tuple, dict)):
@@ -67,7 +70,10 @@ def is_gap(answer: Any) -> bool:
 
 
 def result(function: Any, *arguments: Any, may_be_none: bool = False) -> Any:
-    """What the reader's function returns for a case, as plain values. Raises Mistake where it fails or returns nothing."""
+    """What the reader's function returns for a case, as plain values.
+
+    Raises Mistake where it fails or returns nothing.
+    """
     if not callable(function):
         raise Mistake("hand over the function itself, without brackets behind its name.")
     shown = ", ".join(repr(argument) for argument in arguments)
@@ -115,7 +121,9 @@ def name_mistake(value: Any, named: Iterable[tuple[Any, str]], tolerance: float 
 
 
 def compare(guess: Any, outcome: Any, form: str = "{}") -> None:
-    """Show a guess beside the outcome; ``form`` writes both, as in ``"{:.1%} of the reviews"``. Without a guess, the outcome alone.
+    """Show a guess beside the outcome; ``form`` writes both, as in ``"{:.1%} of the reviews"``.
+
+    Without a guess, the outcome alone.
 
     Used after the prediction prompts of lessons 01 to 05. A guess that cannot be compared is answered, never an error.
     """
@@ -140,7 +148,9 @@ def _distance(guess, outcome):
 
 
 def questions(lesson: str) -> list[dict]:
-    """The quiz of a lesson: a list of dicts with ``ask``, ``right`` (a letter) and ``a``, ``b`` … -> [choice, why or why not].
+    """The quiz of a lesson.
+
+    A list of dicts with ``ask``, ``right`` (a letter) and ``a``, ``b`` … -> [choice, why or why not].
 
     Raises CourseError for a lesson without a quiz.
     """
@@ -157,7 +167,10 @@ def letters(question: dict) -> list[str]:
 
 
 def quiz_markdown(lesson: str) -> str:
-    """A quiz as the lesson shows it: the questions with their choices, and below them, folded, a word on every choice."""
+    """A quiz as the lesson shows it.
+
+    The questions with their choices, and below them, folded, a word on every choice.
+    """
     asked, explained = [], []
     for i, question in enumerate(questions(lesson), 1):
         choices = [f"   - **{letter}** {question[letter][0]}" for letter in letters(question)]

@@ -11,7 +11,10 @@ from finetuning.check.feedback import Mistake, exercise, name_mistake, near, num
     "most = 1 if the mean of the training labels is above a half, else 0; then the share of test labels equal to it.",
 )
 def majority(answer: Any) -> str:
-    """``answer(train_labels, test_labels)``: the accuracy on test of always answering what is most frequent in train."""
+    """``answer(train_labels, test_labels)``.
+
+    The accuracy on test of always answering what is most frequent in train.
+    """
     accuracy = number(result(answer, [1, 1, 1, 0], [0, 0, 0, 0, 1]))
     named = (
         (0.8, "the answer was chosen by the test labels; a baseline may look at those of train only."),
@@ -61,7 +64,10 @@ def decisive_word(answer: Any) -> str:
     "Return that prompt and its accuracy on test.",
 )
 def choose_prompt(answer: Any) -> str:
-    """``answer(validation, test)``: the prompt to use and the accuracy to report. Both arguments: dict of prompt -> accuracy."""
+    """``answer(validation, test)``: the prompt to use and the accuracy to report.
+
+    Both arguments: dict of prompt -> accuracy.
+    """
     chosen = result(answer, {"a": 0.70, "b": 0.74, "c": 0.72}, {"a": 0.75, "b": 0.71, "c": 0.73})
     if not isinstance(chosen, list) or len(chosen) != 2:
         raise Mistake("return two things: the prompt, and the accuracy you would report for it.")

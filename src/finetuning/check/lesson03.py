@@ -39,7 +39,10 @@ def mask_padding(answer: Any) -> str:
     "`words` is in the order of the labels, so the probability of positive is the second column.",
 )
 def positive_probability(answer: Any) -> str:
-    """``answer(logits, words)``: the probability of the positive word among the two; logits of shape (reviews, vocabulary)."""
+    """``answer(logits, words)``: the probability of the positive word among the two.
+
+    Logits of shape (reviews, vocabulary).
+    """
     import numpy as np
 
     logits = np.array([[9.0, 1.0, 2.0, 0.5], [0.0, 3.0, 0.0, 4.0]])
@@ -75,7 +78,10 @@ def positive_probability(answer: Any) -> str:
     "Collect (accuracy, rate, epoch) of every whole checkpoint and take the max; then the largest whole epoch at that rate.",
 )
 def pick_training(answer: Any) -> str:
-    """``answer(trainings)``: (rate, epoch to ship, epoch to resume from). ``trainings``: rate -> list of checkpoints."""
+    """``answer(trainings)``: (rate, epoch to ship, epoch to resume from).
+
+    ``trainings``: rate -> list of checkpoints.
+    """
     keys = ("epoch", "loss", "accuracy", "whole")
     rows = {
         1e-5: [(1, 0.69, 0.55, True), (2, 0.66, 0.58, True)],
@@ -117,7 +123,10 @@ def pick_training(answer: Any) -> str:
     "Return both differences times 100.",
 )
 def bought(answer: Any) -> str:
-    """``answer(accuracy)``: points of accuracy that pre-training gave, and that fine-tuning gave. ``accuracy``: method -> value."""
+    """``answer(accuracy)``: points of accuracy that pre-training gave, and that fine-tuning gave.
+
+    ``accuracy``: method -> value.
+    """
     given = result(answer, {"majority": 0.5, "tfidf": 0.75, "zero_shot": 0.7, "trainer": 0.9, "from_scratch": 0.6})
     if not isinstance(given, list) or len(given) != 2:
         raise Mistake("return two numbers: the points from pre-training, then those from fine-tuning.")

@@ -12,7 +12,7 @@ from finetuning.check.feedback import Mistake, exercise, name_mistake, near, num
 )
 def zero_bytes(answer: Any) -> str:
     """``answer(parameters, stage, ranks)``: bytes per rank of a bf16 training with Adam and an fp32 master copy."""
-    from finetuning.distributed.zero import expected_bytes
+    from finetuning.distributed.memory import expected_bytes
 
     cases = [(1000, stage, ranks) for stage in range(4) for ranks in (2, 4)]
     given = {case: number(result(answer, *case)) for case in cases}
@@ -46,7 +46,10 @@ def zero_bytes(answer: Any) -> str:
     "size = -(-length // ranks); pad the list with zeros to size * ranks; cut it every `size` values.",
 )
 def reshard(answer: Any) -> str:
-    """``answer(shards, length, ranks)``: the flat buffer of ``length`` values cut anew into equal shards, padded with zeros."""
+    """``answer(shards, length, ranks)``.
+
+    The flat buffer of ``length`` values cut anew into equal shards, padded with zeros.
+    """
     given = result(answer, [[1, 2, 3, 4], [5, 6, 7, 0]], 7, 3)
     if given == [[1, 2, 3], [4, 5, 6], [7]]:
         raise Mistake(
@@ -103,7 +106,10 @@ def accumulated_loss(answer: Any) -> str:
     "`for stage in range(4): if sum(expected_bytes(parameters, stage, ranks, bf16=True).values()) <= memory: return stage`, and None after the loop.",
 )
 def lowest_stage(answer: Any) -> str:
-    """``answer(parameters, ranks, memory)``: the lowest ZeRO stage of a bf16 training that fits into the bytes of a rank, or None."""
+    """``answer(parameters, ranks, memory)``.
+
+    The lowest ZeRO stage of a bf16 training that fits into the bytes of a rank, or None.
+    """
     # 16, 10, 9 and 8 bytes per parameter on two ranks
     given = [result(answer, 1000, 2, memory, may_be_none=True) for memory in (20000, 12000, 9500, 8500, 5000)]
     if given[:4] == [3, 3, 3, 3]:

@@ -11,7 +11,10 @@ from finetuning.check.feedback import Mistake, exercise, name_mistake, near, num
     "`scipy.stats.binomtest(b, b + c).pvalue`, where b and c are the two counts; without any such review p is 1.",
 )
 def mcnemar(answer: Any) -> str:
-    """``answer(first, second)``: the exact two-sided p-value of McNemar's test. Both: lists of right (1) and wrong (0) answers."""
+    """``answer(first, second)``: the exact two-sided p-value of McNemar's test.
+
+    Both: lists of right (1) and wrong (0) answers.
+    """
     first, second = [1] * 8 + [0] * 2 + [1] * 10 + [0] * 3, [0] * 8 + [1] * 2 + [1] * 10 + [0] * 3
     p = number(result(answer, first, second))
     named = (
@@ -74,7 +77,10 @@ def negation_slice(answer: Any) -> str:
     "Weight each gap by the share of all reviews that lie in its bin, and add up.",
 )
 def calibration_error(answer: Any) -> str:
-    """``answer(confidence, right, edges)``: the expected calibration error; a bin holds confidences above one edge and up to the next."""
+    """``answer(confidence, right, edges)``: the expected calibration error.
+
+    A bin holds confidences above one edge and up to the next.
+    """
     import numpy as np
 
     confidence, right = np.array([0.6, 0.6, 0.6, 0.6, 0.9, 0.9]), np.array([1, 1, 1, 0, 0, 1])
@@ -106,7 +112,10 @@ def calibration_error(answer: Any) -> str:
     "After the loop the last batch may be shorter, but not empty: `if batch: yield from predict(batch)`.",
 )
 def stream_answers(answer: Any) -> str:
-    """``answer(texts, predict, batch_size)``: yields the answer to each text of an iterator, and never holds more than a batch."""
+    """``answer(texts, predict, batch_size)``.
+
+    Yields the answer to each text of an iterator, and never holds more than a batch.
+    """
     if not callable(answer):
         raise Mistake("hand over the function itself, without brackets behind its name.")
     taken, batches = [], []

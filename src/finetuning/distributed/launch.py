@@ -13,91 +13,23 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from finetuning import CourseError
-from finetuning.distributed.zero import check_configuration, configuration_file
-from finetuning.training import last_whole_checkpoint
-from finetuning.workspace import write_atomically
+from finetuning.distributed.jobs import TrainingJob, jobs_as_json, training_job
+from finetuning.errors import CourseError, way_out
+from finetuning.files import write_atomically
+from finetuning.trainer import last_whole_checkpoint
 
 if TYPE_CHECKING:
     from finetuning.workspace import Workspace
 
-# What a rank or a launcher says when it fails -> the way out. The first that fits is shown.
-WAYS_OUT = (
-    (
-        r"EADDRINUSE|[Aa]ddress already in use",
-        "another run uses this port; give another one (port=...) or wait for it to end",
-    ),
-    (
-        r"out of memory|can't allocate memory|MemoryError|Cannot allocate memory|bad_alloc|signal 9|SIGKILL",
-        "it ran out of memory or was killed; take a smaller micro_batch with more accumulation, a higher ZeRO stage, offload, or limit=",
-    ),
-    (
-        r"Extra inputs are not permitted|extra_forbidden",
-        "the DeepSpeed configuration has a key that DeepSpeed does not know; the lines above name it",
-    ),
-    (
-        r"DP world size of",
-        "the checkpoint is of another number of ranks; make a universal one of it (launch.universal_checkpoint)",
-    ),
-    (r"mpi4py", "the process was not started by a launcher; start it through launch.run or torch.distributed.run"),
-    (
-        r"CUDA_HOME|ninja is required|Ninja is required|Error building extension",
-        "an operator could not be compiled; use the torch optimizer (zero_force_ds_cpu_optimizer: false) or install a compiler",
-    ),
-    (r"No module named '?deepspeed", "DeepSpeed is not installed here; run make setup"),
-    (r"No space left on device", "the disk is full; free some space and run again"),
-)
-
-
-def training(
-    workspace: Workspace, name: str, *, deepspeed: str | Path | None = None, bf16: bool = False, **options: Any
-) -> dict:
-    """What ``finetuning.distributed.train`` needs for one training, as a dict; its files go to ``models/<name>`` of the run.
-
-    ``deepspeed`` names one of the course's configurations or a JSON file; None: the plain Trainer. ``options`` replace the
-    defaults below: ``steps`` (optimizer steps), ``micro_batch`` (reviews per rank and micro-batch), ``accumulation``
-    (micro-batches per step), ``save`` (gather the weights and score the test reviews), ``save_steps`` (write a checkpoint
-    every so many steps, and resume from the last whole one), ``shape`` (values of a T5Config: a model of random weights
-    instead of the profile's), ``tokens`` (cut each review after so many), ``die_at`` (kill every rank before
-    this step, to practise resuming).
-    """
-    settings = workspace.settings
-    if deepspeed is not None and not str(deepspeed).endswith(".json"):
-        deepspeed = configuration_file(str(deepspeed))
-    if deepspeed is not None:
-        check_configuration(Path(deepspeed))
-    chosen = {
-        "name": name,
-        "settings": settings.as_dict(),
-        "reviews": str(workspace.data / "reviews"),
-        "folder": str(workspace.models / name),
-        "log": str(workspace.logs / f"{name}.log"),
-        "deepspeed": None if deepspeed is None else str(deepspeed),
-        "bf16": bf16,
-        "steps": 10,
-        "micro_batch": 4,
-        "accumulation": 2,
-        "learning_rate": settings.learning_rate,
-        "shape": None,
-        "tokens": None,
-        "save": False,
-        "save_steps": 0,
-        "seed": settings.seed,
-        "die_at": None,
-    }
-    unknown = set(options) - set(chosen)
-    if unknown:
-        raise CourseError(f"A training has no option {', '.join(sorted(unknown))}; it has {', '.join(chosen)}.")
-    return chosen | options
-
 
 def run(
-    trainings: dict | list[dict],
+    jobs: TrainingJob | list[TrainingJob],
     *,
     ranks: int = 2,
     launcher: str = "torchrun",
@@ -106,36 +38,34 @@ def run(
 ) -> list:
     """Start the trainings on ``ranks`` processes of this machine and return what each rank measured.
 
-    ``trainings`` is a dict from ``training`` or a list of them, run in turn. Progress of rank 0 is printed as it comes, all
-    output goes to the run's ``logs/``. ``launcher``: ``torchrun`` (torch.distributed.run), ``deepspeed`` or ``two nodes`` (two
-    agents of torch.distributed.run that meet at ``port``; None: a free one) or ``python`` (one plain process). ``limit`` is in seconds. Returns a list of dicts, one per
-    rank, for a training, and a list of such lists for a list. Raises CourseError with the failing rank's last lines and
-    the known way out; no process is left behind, also when the cell is interrupted.
+    ``jobs`` is one from ``jobs.training_job`` or a list of them, run in turn. Progress of rank 0 is printed as it
+    comes, all output goes to the run's ``logs/``. ``launcher``: ``torchrun`` (torch.distributed.run), ``deepspeed`` or
+    ``two nodes`` (two agents of torch.distributed.run that meet at ``port``; None: a free one) or ``python`` (one plain
+    process). ``limit`` is in seconds. Returns a list of dicts, one per rank, for a training, and a list of such lists
+    for a list. Raises CourseError with the failing rank's last lines and the known way out; no process is left behind,
+    also when the cell is interrupted.
     """
-    several = isinstance(trainings, list)
+    several, jobs = isinstance(jobs, list), jobs if isinstance(jobs, list) else [jobs]
     if several and _gpus():  # processes that have touched a GPU cannot be copied, so each training pays its own start
-        return [run(one, ranks=ranks, launcher=launcher, port=port, limit=limit) for one in trainings]
-    trainings = trainings if isinstance(trainings, list) else [trainings]
-    for one in trainings:
-        folder = Path(one["folder"])
-        if not one["save_steps"]:
+        return [run(job, ranks=ranks, launcher=launcher, port=port, limit=limit) for job in jobs]
+    for job in jobs:
+        folder = Path(job.folder)
+        if not job.save_steps:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("rank*.json"):
             old.unlink()
-    log = Path(trainings[0]["log"])
+    log = Path(jobs[0].log)
     log.parent.mkdir(parents=True, exist_ok=True)
     config = log.with_suffix(".json")
-    write_atomically(config, json.dumps(trainings, indent=1))
+    write_atomically(config, jobs_as_json(jobs))
     commands = command(launcher, config, ranks, free_port(port or 0))
     with log.open("wb") as file:
         code = _watch(commands, _environment(ranks), file, limit)
-    for one in trainings:
-        if len([*Path(one["folder"]).glob("rank*[0-9].json")]) < ranks:
-            raise CourseError(_failure(one, code, log, limit))
-    collected = [
-        [json.loads((Path(one["folder"]) / f"rank{r}.json").read_text()) for r in range(ranks)] for one in trainings
-    ]
+    for job in jobs:
+        if len([*Path(job.folder).glob("rank*[0-9].json")]) < ranks:
+            raise CourseError(_failure(job, code, log, limit))
+    collected = [[json.loads((Path(job.folder) / f"rank{r}.json").read_text()) for r in range(ranks)] for job in jobs]
     return collected if several else collected[0]
 
 
@@ -196,7 +126,10 @@ def free_port(port: int = 0) -> int:
 
 
 def joined_scores(answers: list[dict]) -> np.ndarray:
-    """The label scores of the test reviews, put together from the shares of the ranks: an array of shape (reviews, 2)."""
+    """The label scores of the test reviews, put together from the shares of the ranks.
+
+    An array of shape (reviews, 2).
+    """
     shares = [np.array(answer["scores"]) for answer in answers]
     scores = np.zeros((sum(map(len, shares)), 2))
     for rank, share in enumerate(shares):
@@ -209,15 +142,16 @@ def largest_trainable(
 ) -> dict[str, dict]:
     """Train ever larger models of random weights for a few steps until the memory is full.
 
-    ``shapes``: dict of name -> values of a T5Config, smallest first. Returns what rank 0 measured for each that fitted, by name.
+    ``shapes``: dict of name -> values of a T5Config, smallest first. Returns what rank 0 measured for each that fitted,
+    by name.
     """
     fitted = {}
     for name, shape in shapes.items():
-        one = training(
+        job = training_job(
             workspace, f"largest_{name}", deepspeed=deepspeed, bf16=True, shape=shape, steps=4, micro_batch=1
         )
         try:
-            fitted[name] = run(one, ranks=ranks, launcher="torchrun" if deepspeed else "python")[0]
+            fitted[name] = run(job, ranks=ranks, launcher="torchrun" if deepspeed else "python")[0]
         except CourseError as error:
             if "ran out of memory" not in str(error):
                 raise
@@ -253,13 +187,13 @@ def _environment(ranks):
 def _watch(commands: list[list[str]], environment: dict[str, str], log: BinaryIO, limit: float) -> int:
     """Start the commands, echo rank 0's progress, and return the worst exit code (124: out of time).
 
-    A thread reads the output of each process, so that neither a line without an end nor one process's silence keeps this loop
-    from the others and from the clock.
+    A thread reads the output of each process, so that neither a line without an end nor one process's silence keeps
+    this loop from the others and from the clock.
     """
     ends = time.monotonic() + limit
     processes: list[subprocess.Popen] = []
     readers: list[threading.Thread] = []
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # an empty one: a process has said all it has to say
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # an empty one: a process has closed its output
     speaking = len(commands)
     try:
         for words in commands:
@@ -306,19 +240,19 @@ def _read_lines(process: subprocess.Popen, lines: queue.SimpleQueue[bytes]) -> N
     lines.put(b"")
 
 
-def universal_checkpoint(one: dict) -> dict:
+def universal_checkpoint(job: TrainingJob) -> TrainingJob:
     """Turn the last whole checkpoint of a DeepSpeed training into a universal one, which any number of ranks can load.
 
     Returns the training with a configuration that loads it. Raises CourseError where there is no checkpoint yet.
     """
-    found = last_whole_checkpoint(one["folder"])
-    if found is None:
+    found = last_whole_checkpoint(job.folder)
+    if found is None or job.deepspeed is None:
         raise CourseError(
-            f"The training {one['name']!r} has no whole checkpoint in {one['folder']}; run it with save_steps first."
+            f"The training {job.name!r} has no whole checkpoint in {job.folder}; run it with save_steps first."
         )
     checkpoint = Path(found)
     tag = (checkpoint / "latest").read_text().strip()
-    settings = json.loads(Path(one["deepspeed"]).read_text())
+    settings = json.loads(Path(job.deepspeed).read_text())
     words = [
         sys.executable,
         "-m",
@@ -337,37 +271,40 @@ def universal_checkpoint(one: dict) -> dict:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise CourseError(f"The checkpoint {checkpoint} could not be turned into a universal one: {last}")
-    path = Path(one["folder"]) / "universal.json"
+    path = Path(job.folder) / "universal.json"
     write_atomically(path, json.dumps(settings | {"checkpoint": {"load_universal": True}}))
-    return one | {"deepspeed": str(path), "die_at": None}
+    return replace(job, deepspeed=str(path), die_at=None)
 
 
 def stop(processes: list[subprocess.Popen], patience: float = 5) -> None:
-    """End launchers and their ranks: the ranks end when their standard input does, the launchers when told or killed."""
+    """End launchers and their ranks.
+
+    The ranks end when their standard input does, the launchers when told or killed.
+    """
     for process in processes:
         with contextlib.suppress(OSError):
             if process.stdin:
                 process.stdin.close()
     ends = time.monotonic() + patience
-    for told in (signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, told)
+                    os.killpg(process.pid, number)
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.1, ends - time.monotonic()))
 
 
-def _failure(one, code, log, limit):
+def _failure(job, code, log, limit):
     """One sentence on a failed training, the failing rank's last lines and the way out."""
-    folder = Path(one["folder"])
+    folder = Path(job.folder)
     errors = [json.loads(path.read_text()) for path in folder.glob("rank*.error.json")]
     # A rank that lost its peer says so; the cause is the error of the peer.
     errors.sort(key=lambda error: (bool(re.search("onnection (closed|reset)|peer", error["message"])), error["when"]))
-    said = log.read_text(errors="replace")
+    output = log.read_text(errors="replace")
     if code == 124:
-        return f"The training {one['name']!r} did not end within {limit} s and was stopped; raise limit= or take fewer steps (log: {log})."
+        return f"The training {job.name!r} did not end within {limit} s and was stopped; raise limit= or take fewer steps (log: {log})."
     if errors:
         first = errors[0]
         who, lines = (
@@ -377,13 +314,11 @@ def _failure(one, code, log, limit):
     else:
         who = (
             "a rank was killed"
-            if re.search(r"signal 9|SIGKILL|exitcode: -9", said, re.IGNORECASE)
+            if re.search(r"signal 9|SIGKILL|exitcode: -9", output, re.IGNORECASE)
             else "the launcher failed"
         )
-        lines = [line for line in said.splitlines() if line.strip()][-8:]
-    text = "\n".join(lines) + (said if not errors else who)
-    way = next(
-        (way for pattern, way in WAYS_OUT if re.search(pattern, text, re.IGNORECASE)), f"the whole output is in {log}"
-    )
+        lines = [line for line in output.splitlines() if line.strip()][-8:]
+    text = "\n".join(lines) + (output if not errors else who)
+    way = way_out(text, "training") or f"the whole output is in {log}"
     shown = "\n  ".join(lines[-6:])
-    return f"The training {one['name']!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"
+    return f"The training {job.name!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"

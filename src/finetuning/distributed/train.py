@@ -1,8 +1,8 @@
 """Lesson 04: the script that a launcher starts once per device: ``python -m finetuning.distributed.train CONFIG.json``.
 
-CONFIG.json holds one training or a list of trainings, as ``launch.training`` writes them. Each rank writes what it measured
-to ``rank<N>.json`` in the training's folder; rank 0 prints the progress. The same file serves one process, two on a laptop
-and many nodes: rank, world size and address come from the launcher's environment variables.
+CONFIG.json holds one training or a list of trainings, as ``jobs.training_job`` writes them. Each rank writes what it
+measured to ``rank<N>.json`` in the training's folder; rank 0 prints the progress. The same file serves one process, two
+on a laptop and many nodes: rank, world size and address come from the launcher's environment variables.
 """
 
 from __future__ import annotations
@@ -16,126 +16,140 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from finetuning.workspace import write_atomically
+from finetuning.distributed import progress
+from finetuning.distributed.jobs import TrainingJob, read_jobs
+from finetuning.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import (
         PreTrainedTokenizerBase,
+        Seq2SeqTrainer,
         Seq2SeqTrainingArguments,
-        TrainerControl,
-        TrainerState,
-        TrainingArguments,
+        T5ForConditionalGeneration,
     )
 
+    from finetuning.distributed.meter import StepMeter
     from finetuning.profiles import Profile
 
-COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first ones also allocate
 
+def arguments(job: TrainingJob) -> Seq2SeqTrainingArguments:
+    """The Trainer's arguments of a training.
 
-def arguments(training: dict) -> Seq2SeqTrainingArguments:
-    """The Trainer's arguments of a training. ``deepspeed`` names the JSON file that both the Trainer and DeepSpeed read."""
+    ``deepspeed`` names the JSON file that both the Trainer and DeepSpeed read.
+    """
     import torch
     from transformers import Seq2SeqTrainingArguments
 
     on_cpu = not torch.cuda.is_available()
     return Seq2SeqTrainingArguments(
-        output_dir=training["folder"],
-        max_steps=training["steps"],
-        per_device_train_batch_size=training["micro_batch"],
-        gradient_accumulation_steps=training["accumulation"],
-        learning_rate=training["learning_rate"],
+        output_dir=job.folder,
+        max_steps=job.steps,
+        per_device_train_batch_size=job.micro_batch,
+        gradient_accumulation_steps=job.accumulation,
+        learning_rate=job.learning_rate,
         warmup_steps=0.1,
         weight_decay=0.01,
-        bf16=training["bf16"],
-        deepspeed=training["deepspeed"],
+        bf16=job.bf16,
+        deepspeed=job.deepspeed,
         train_sampling_strategy="random",  # the same global batches whatever the number of ranks
         logging_steps=1,
-        save_strategy="steps" if training["save_steps"] else "no",
-        save_steps=training["save_steps"] or 500,
+        save_strategy="steps" if job.save_steps else "no",
+        save_steps=job.save_steps or 500,
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
         disable_tqdm=True,
-        seed=training["seed"],
+        seed=job.seed,
     )
 
 
-def train(training: dict) -> dict:
+def train(job: TrainingJob) -> dict:
     """Run one training on this rank; returns what it measured, as it stands in ``rank<N>.json``."""
     import torch
-    from datasets import load_from_disk
-    from transformers import (
-        DataCollatorForSeq2Seq,
-        PrinterCallback,
-        Seq2SeqTrainer,
-        T5Config,
-        T5ForConditionalGeneration,
-        set_seed,
-    )
+    from transformers import T5Config, T5ForConditionalGeneration, set_seed
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    from finetuning.distributed.zero import built_cpu_adam, import_deepspeed, innermost
-    from finetuning.profiles import Profile, peak_memory
-    from finetuning.training import label_token_loss, last_whole_checkpoint, load_model, load_tokenizer
+    from finetuning.distributed.memory import innermost
+    from finetuning.distributed.meter import StepMeter
+    from finetuning.distributed.zero import import_deepspeed
+    from finetuning.machine import peak_memory
+    from finetuning.models import load_model, load_tokenizer
+    from finetuning.trainer import last_whole_checkpoint
 
     quiet_libraries()
-    settings = Profile(**training["settings"])
+    settings = job.settings
     deepspeed = import_deepspeed()
-    if training["deepspeed"]:
+    if job.deepspeed:
         deepspeed.init_distributed()  # before any TrainingArguments, which would else start with one rank
-    args = arguments(training)
+    args = arguments(job)
     tokenizer = load_tokenizer(settings)
     set_seed(settings.seed)
-    model = T5ForConditionalGeneration(T5Config(**training["shape"])) if training["shape"] else load_model(settings)
+    model = T5ForConditionalGeneration(T5Config(**job.shape)) if job.shape else load_model(settings)
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
-    rows = load_from_disk(training["reviews"])["train"].select_columns(["input_ids", "labels"])
-    if training["tokens"]:
-        rows = rows.with_transform(
-            lambda some: some | {"input_ids": [ids[: training["tokens"]] for ids in some["input_ids"]]}
-        )
-    watch = Watch(training)
-    offloads = training["deepspeed"] and "offload_optimizer" in Path(training["deepspeed"]).read_text()
+    meter = StepMeter(job)
+    meter.trainer = trainer = _trainer(job, args, model, tokenizer, meter)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(job.folder) if job.save_steps else None)
+    seconds = time.perf_counter() - began
+    wrapped = type(trainer.model_wrapped).__name__
+    if job.deepspeed and wrapped != "DeepSpeedEngine":
+        raise RuntimeError(f"the model was wrapped as {wrapped}, not as a DeepSpeedEngine: DeepSpeed did not run")
+    measured = {
+        "name": job.name, "rank": args.process_index, "world_size": args.world_size, "engine": wrapped,
+        "optimizer": type(innermost(trainer.optimizer)).__name__,
+        "parameters": parameters, "train_seconds": seconds,
+        "train_reviews_per_second": job.steps * job.micro_batch * job.accumulation * args.world_size / seconds,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "steps": [entry["step"] for entry in trainer.state.log_history if "loss" in entry],
+        **meter.measured(), **peak_memory(),
+    }  # fmt: skip
+    if job.save:
+        trainer.save_model(job.folder)  # gathers the shards of all ranks
+        unset_hf_deepspeed_config()  # else from_pretrained would shard what it loads
+        if args.process_index == 0:
+            shrink_model(job.folder, tokenizer)
+        wait_for_all()
+        measured |= score_share(job, settings, args)
+    if torch.distributed.is_initialized():
+        deepspeed.comm.destroy_process_group() if job.deepspeed else torch.distributed.destroy_process_group()
+    return measured
+
+
+def _trainer(
+    job: TrainingJob,
+    args: Seq2SeqTrainingArguments,
+    model: T5ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    meter: StepMeter,
+) -> Seq2SeqTrainer:
+    """The Trainer of a job, as in lesson 03 but for what measures it."""
+    from datasets import load_from_disk
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer
+
+    from finetuning.distributed.zero import built_cpu_adam
+    from finetuning.trainer import label_token_loss
+
+    rows = load_from_disk(job.reviews)["train"].select_columns(["input_ids", "labels"])
+    if job.tokens:
+        rows = rows.with_transform(lambda some: some | {"input_ids": [ids[: job.tokens] for ids in some["input_ids"]]})
+    offloads = job.deepspeed and "offload_optimizer" in Path(job.deepspeed).read_text()
     cpu_adam = built_cpu_adam() if offloads else None
     trainer = Seq2SeqTrainer(
         model, args, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        compute_loss_func=label_token_loss, callbacks=[watch],
+        compute_loss_func=label_token_loss, callbacks=[meter],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     if cpu_adam:
         trainer.optimizer_cls_and_kwargs = (cpu_adam, {"lr": args.learning_rate})
-    watch.trainer = trainer
-    began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(training["folder"]) if training["save_steps"] else None)
-    seconds = time.perf_counter() - began
-    wrapped = type(trainer.model_wrapped).__name__
-    if training["deepspeed"] and wrapped != "DeepSpeedEngine":
-        raise RuntimeError(f"the model was wrapped as {wrapped}, not as a DeepSpeedEngine: DeepSpeed did not run")
-    measured = {
-        "name": training["name"], "rank": args.process_index, "world_size": args.world_size, "engine": wrapped,
-        "optimizer": type(innermost(trainer.optimizer)).__name__,
-        "parameters": parameters, "train_seconds": seconds,
-        "train_reviews_per_second": training["steps"] * training["micro_batch"] * training["accumulation"] * args.world_size / seconds,
-        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        "steps": [entry["step"] for entry in trainer.state.log_history if "loss" in entry],
-        **watch.measured(), **peak_memory(),
-    }  # fmt: skip
-    if training["save"]:
-        trainer.save_model(training["folder"])  # gathers the shards of all ranks
-        unset_hf_deepspeed_config()  # else from_pretrained would shard what it loads
-        if args.process_index == 0:
-            shrink_model(training["folder"], tokenizer)
-        wait_for_all()
-        measured |= score_share(training, settings, args)
-    if torch.distributed.is_initialized():
-        deepspeed.comm.destroy_process_group() if training["deepspeed"] else torch.distributed.destroy_process_group()
-    return measured
+    return trainer
 
 
-def shrink_model(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Load the saved weights and save them once more with their tokenizer: DeepSpeed stores T5's tied embedding several times."""
+def shrink_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Load the saved weights and save them once more with their tokenizer.
+
+    DeepSpeed stores T5's tied embedding several times.
+    """
     import torch
     from transformers import T5ForConditionalGeneration
 
@@ -144,17 +158,17 @@ def shrink_model(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def score_share(training: dict, settings: Profile, args: Seq2SeqTrainingArguments) -> dict:
-    """Label scores of this rank's share of the test reviews by the saved model, and how many reviews per second that made."""
+def score_share(job: TrainingJob, settings: Profile, args: Seq2SeqTrainingArguments) -> dict:
+    """Label scores of this rank's share of the test reviews by the saved model, and reviews per second."""
     from dataclasses import replace
 
     from datasets import load_from_disk
 
     from finetuning.labels import score_labels
-    from finetuning.training import load_model, load_tokenizer
+    from finetuning.models import load_model, load_tokenizer
 
-    saved = replace(settings, model=training["folder"], model_revision=None)
-    texts = load_from_disk(training["reviews"])["test"]["text"][args.process_index :: args.world_size]
+    saved = replace(settings, model=job.folder, model_revision=None)
+    texts = load_from_disk(job.reviews)["test"]["text"][args.process_index :: args.world_size]
     model = load_model(saved).to(args.device)
     scores, speed = score_labels(
         model, load_tokenizer(saved), texts, prompt=settings.prompt, max_length=settings.max_length
@@ -170,91 +184,6 @@ def wait_for_all() -> None:
         torch.distributed.barrier()
 
 
-class Watch:
-    """A Trainer callback that measures: seconds per step, bytes held between two micro-batches, bytes sent over loopback.
-
-    Rank 0 also prints a line of progress now and then. (A duck-typed ``TrainerCallback``: that class would import the Trainer.)
-    """
-
-    def __init__(self, training: dict) -> None:
-        self.training, self.printed = training, 0.0
-        self.trainer: Any = None  # given once it exists
-        self.seconds: list[float] = []
-        self.bytes: dict[str, int] | None = None
-        self.sent: dict = {}
-
-    def measured(self) -> dict:
-        """Median seconds per step, bytes per component and bytes sent per step by each rank (None where not measured)."""
-        used = self.seconds[COUNT_AT:] or self.seconds
-        steps = sorted(self.sent)
-        ranks = int(os.environ.get("WORLD_SIZE", 1))
-        sent = None
-        if len(steps) > 1 and None not in self.sent.values() and ranks > 1:
-            sent = (self.sent[steps[-1]] - self.sent[steps[0]]) / (steps[-1] - steps[0]) / ranks
-        return {"seconds_per_step": float(np.median(used)), "bytes_per_rank": self.bytes, "bytes_sent_per_step": sent}
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        from finetuning.distributed.zero import own_step_counters
-
-        own_step_counters(self.trainer.optimizer)
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.began = time.perf_counter()
-        if state.global_step >= COUNT_AT:
-            self.sent[state.global_step] = loopback_bytes()
-        if self.training["die_at"] == state.global_step:  # the lesson's power cut
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.global_step == min(COUNT_AT, state.max_steps - 1) and self.bytes is None:
-            from finetuning.distributed.zero import held_bytes
-
-            self.bytes = held_bytes(self.trainer.model_wrapped, self.trainer.optimizer)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.began)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict | None = None,
-        **kwargs: Any,
-    ) -> None:
-        done = state.global_step == state.max_steps
-        if args.process_index == 0 and logs and "loss" in logs and (done or time.monotonic() - self.printed > 3):
-            self.printed = time.monotonic()
-            progress(
-                f"{self.training['name']:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}"
-            )
-
-    def __getattr__(self, name):
-        if name.startswith("on_"):
-            return lambda *args, **kwargs: None
-        raise AttributeError(name)
-
-
-def loopback_bytes() -> int | None:
-    """Bytes that this machine has sent to itself so far (Linux); None elsewhere. Ranks on one machine talk that way on a CPU."""
-    counters = Path("/proc/net/dev")
-    if not counters.exists():
-        return None
-    line = next((line for line in counters.read_text().splitlines() if line.strip().startswith("lo:")), None)
-    return int(line.split()[9]) if line else None
-
-
-def progress(line: str) -> None:
-    """Print a line for the reader; the libraries' own output goes to the rank's log."""
-    os.write(PROGRESS, f"| {line}\n".encode())
-
-
 def quiet_libraries() -> None:
     """Keep the libraries' chatter at warnings."""
     from transformers.utils import logging
@@ -263,8 +192,11 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def meet_apart(name: str) -> None:
-    """Let the ranks find each other under names of this training's own: the launcher's store still holds those of the last."""
+def join_process_group(name: str) -> None:
+    """Let the ranks find each other under names of this training's own.
+
+    The launcher's store still holds those of the last.
+    """
     import torch
 
     environment = os.environ
@@ -277,7 +209,10 @@ def meet_apart(name: str) -> None:
 
 
 def die_with_the_launcher() -> None:
-    """End this process when the one that launched it is gone: standard input, a pipe that it holds, comes to its end."""
+    """End this process when the one that launched it is gone.
+
+    Standard input, a pipe that it holds, comes to its end.
+    """
 
     def wait():
         while os.read(0, 1):
@@ -287,12 +222,12 @@ def die_with_the_launcher() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def run(training: dict) -> int:
+def run(job: TrainingJob) -> int:
     """One training with its log and its answer on disk; returns the exit code."""
     rank = int(os.environ.get("RANK", 0))
-    folder = Path(training["folder"])
+    folder = Path(job.folder)
     try:
-        answer = train(training)
+        answer = train(job)
     except BaseException as error:
         traceback.print_exc()
         last = traceback.format_exc().strip().splitlines()[-12:]
@@ -308,31 +243,29 @@ def run(training: dict) -> int:
     return 0
 
 
-PROGRESS = 1
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: one JSON file. ``--local_rank`` is what the ``deepspeed`` launcher adds; the environment says the same."""
-    global PROGRESS
+    """Command line: one JSON file.
+
+    ``--local_rank`` is what the ``deepspeed`` launcher adds; the environment says the same.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m finetuning.distributed.train", description="One rank of a training."
     )
     parser.add_argument("config", help="JSON file with a training, or a list of them")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    trainings = json.loads(Path(given.config).read_text())
-    trainings = trainings if isinstance(trainings, list) else [trainings]
+    jobs = read_jobs(Path(given.config))
     rank = int(os.environ.get("RANK", 0))
-    log = Path(trainings[0]["log"]).with_suffix(f".rank{rank}.log")
+    log = Path(jobs[0].log).with_suffix(f".rank{rank}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    PROGRESS = os.dup(1)
+    progress.stream = os.dup(1)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1), os.dup2(file, 2)
     watched = os.environ.get("FINETUNING_WATCHED") == "1"
     if watched:
         die_with_the_launcher()
-    if len(trainings) == 1:
-        return run(trainings[0])
+    if len(jobs) == 1:
+        return run(jobs[0])
     # Several small trainings, as the lesson compares them: each in a child of its own, so that none inherits the state of
     # another, and the imports are paid once.
     import transformers.models.t5.modeling_t5
@@ -343,16 +276,16 @@ def main(arguments: list[str] | None = None) -> int:
     import_deepspeed()
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (every engine imports it; it takes two seconds)
 
-    for i, training in enumerate(trainings):
+    for i, job in enumerate(jobs):
         child = os.fork()
         if child == 0:
             if watched:
                 die_with_the_launcher()
-            meet_apart(f"training {i}")
-            os._exit(run(training))
+            join_process_group(f"training {i}")
+            os._exit(run(job))
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
-            progress(f"rank {rank} of {training['name']} was killed by signal {os.WTERMSIG(status)}")
+            progress.show(f"rank {rank} of {job.name} was killed by signal {os.WTERMSIG(status)}")
         if status:
             return 1
     return 0

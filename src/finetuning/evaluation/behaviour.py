@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetuning.evaluation.compare import interval
+from finetuning.evaluation.slices import interval
 from finetuning.labels import LABEL_WORDS
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ PIECES = 150  # parts in which a review is covered up; the words of a longer one
 
 
 def with_typo(text: str, rng: np.random.Generator) -> str | None:
-    """The text with two neighbouring letters swapped inside one of its words of five letters or more; None where it has none.
+    """The text with two neighbouring letters swapped inside one of its words of five letters or more.
+
+    None where it has none.
 
     First and last letter stay, so that a reader hardly stumbles. ``rng``: a numpy random generator.
     """
@@ -50,7 +52,10 @@ def negated(text: str) -> str:
 
 
 def difference(before: str, after: str, width: int = 60) -> tuple[str, ...]:
-    """A pair cut down to the place where its two texts part ways, for reading: two strings of about ``width`` characters."""
+    """A pair cut down to the place where its two texts part ways, for reading.
+
+    Two strings of about ``width`` characters.
+    """
     at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
     start = max(0, at - width // 3)
     return tuple(
@@ -135,8 +140,8 @@ class MarkedText:
 def occlusion(text: str, predict: Callable[[Sequence[str]], np.ndarray]) -> MarkedText:
     """Which words carried the verdict: a ``MarkedText`` of how much its probability falls when each word is left out.
 
-    The idea is Zeiler and Fergus' (2014, section 4.3) for pictures. ``predict`` maps texts to scores of shape (texts, 2). A
-    text of more than PIECES words is covered several neighbouring words at a time.
+    The idea is Zeiler and Fergus' (2014, section 4.3) for pictures. ``predict`` maps texts to scores of shape (texts,
+    2). A text of more than PIECES words is covered several neighbouring words at a time.
     """
     words = text.split()
     step = -(-len(words) // PIECES)

@@ -1,6 +1,5 @@
 """Run the lessons headless, one after the other: ``make run``, ``python -m finetuning run``."""
 
-import base64
 import contextlib
 import json
 import os
@@ -11,38 +10,18 @@ from collections.abc import Iterator, Sequence
 from itertools import dropwhile
 from pathlib import Path
 
-from finetuning import CourseError
+from filelock import FileLock, Timeout
+
+from finetuning.course.report import write_report
 from finetuning.data import load_reviews
+from finetuning.errors import CourseError, way_out
+from finetuning.files import digest, file_digest, find_damage, write_atomically
 from finetuning.profiles import choose
-from finetuning.workspace import (
-    LESSONS,
-    Workspace,
-    caption,
-    damage,
-    digest,
-    executed_copy,
-    execution_mark,
-    file_digest,
-    home,
-    read_results,
-    results_table,
-    run_folder,
-    write_atomically,
-)
+from finetuning.results import caption, results_table
+from finetuning.workspace import LESSONS, Workspace, executed_copy, execution_mark, home, read_results, run_folder
 
 # What a lesson leaves in sealed folders of the run; it is done when they are whole.
 LEAVES = {"01_prepare_data": ("data/reviews",), "03_finetune_with_trainer": ("models/trainer",)}
-# What the libraries say when a machine is too small -> the way out.
-WAYS_OUT = (
-    (
-        r"No space left on device|unexpected pos|Disk quota exceeded|file write failed",
-        "the disk is full; free some space",
-    ),
-    (
-        r"OutOfMemoryError|CUDA out of memory|can't allocate memory|MemoryError",
-        "the memory is full; set LIMIT= or choose a smaller profile, or a smaller batch_size in profiles.py",
-    ),
-)
 KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, set limit=, or choose a smaller profile"
 
 
@@ -59,9 +38,9 @@ def run_course(
 ) -> Workspace:
     """Execute the lessons with papermill and write ``report.html``; returns the workspace.
 
-    A lesson that this run has executed before is skipped, unless its source, an earlier lesson or what it left has changed
-    since. A failing cell raises CourseError with the lesson, the cell and the error; the partly executed notebook stays.
-    So does a second run in the same folder.
+    A lesson that this run has executed before is skipped, unless its source, an earlier lesson or what it left has
+    changed since. A failing cell raises CourseError with the lesson, the cell and the error; the partly executed
+    notebook stays. So does a second run in the same folder.
     """
     settings = choose(profile, reviews=reviews, base_model=base_model, limit=limit, seed=seed)
     name = name or profile
@@ -111,23 +90,22 @@ def only_run(name: str) -> Iterator[None]:
 
     The system lets go of the lock when the process ends, however it ends.
     """
-    import fcntl
-
-    path = run_folder(name).with_name(f".{name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise CourseError(
-                f"Another run (process {file.read().strip() or 'unknown'}) works in {run_folder(name)}; wait for its end, "
-                "stop it, or give this one a name of its own (RUN=...)."
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    lock = FileLock(run_folder(name).with_name(f".{name}.lock"))
+    holder = run_folder(name).with_name(f".{name}.pid")
+    holder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        number = holder.read_text() if holder.exists() else "unknown"
+        raise CourseError(
+            f"Another run (process {number}) works in {run_folder(name)}; wait for its end, "
+            "stop it, or give this one a name of its own (RUN=...)."
+        ) from error
+    try:
+        write_atomically(holder, str(os.getpid()))
         yield
+    finally:
+        lock.release()
 
 
 def _put_aside_damaged_results(name):
@@ -148,7 +126,7 @@ def _done(name, source):
         return False
     wrong = "its executed copy has changed" if mark["cells"] != digest(copy["cells"]) else None
     for left in LEAVES.get(source.stem, ()):
-        if found := damage(run_folder(name) / left):
+        if found := find_damage(run_folder(name) / left):
             wrong = wrong or f"{left} is damaged: {found}"
     if wrong:
         print(f"{source.stem}  is run again: {wrong}", flush=True)
@@ -185,12 +163,11 @@ def _execute(workspace, lesson, source, parameters):
             raise CourseError(
                 f"{lesson}, cell {error.exec_count}: {error.evalue}\n(executed so far: {copy})"
             ) from error
-        for pattern, way in WAYS_OUT:
-            if re.search(pattern, f"{error.ename}: {error.evalue}"):
-                raise CourseError(
-                    f"{lesson}, cell {error.exec_count}: {way}, then run the same command again; it goes on from here "
-                    f"({error.ename}).\n(executed so far: {copy})"
-                ) from error
+        if way := way_out(f"{error.ename}: {error.evalue}", "lesson"):
+            raise CourseError(
+                f"{lesson}, cell {error.exec_count}: {way}, then run the same command again; it goes on from here "
+                f"({error.ename}).\n(executed so far: {copy})"
+            ) from error
         lines = [line for line in _plain("\n".join(error.traceback)).splitlines() if line.strip()][-6:]
         raise CourseError(
             f"{lesson}, cell {error.exec_count}: {error.ename}: {error.evalue}\n  "
@@ -243,64 +220,3 @@ def register_engine() -> None:
             return super().execute_managed_notebook(nb_man, kernel_name, **options)
 
     papermill_engines.register("finetuning", Engine)
-
-
-def _with_pictures(page: str) -> str:
-    """The page with the lessons' figures inside it; the exporter's own way to do that would unfold what is folded away.
-
-    A figure that is not there keeps its name, and the page shows its alternative text.
-    """
-
-    def inside(found: re.Match) -> str:
-        picture = home() / "img" / found[1]
-        if not picture.exists():
-            return found[0]
-        return f'src="data:image/svg+xml;base64,{base64.b64encode(picture.read_bytes()).decode()}"'
-
-    return re.sub(r'src="\.\./img/([\w.-]+)"', inside, page)
-
-
-def write_report(workspace: Workspace) -> Path:
-    """``report.html`` and one page per executed lesson beside the notebooks, linked; returns its path.
-
-    Everything a page needs is inside it: no script or style is fetched when it is opened.
-    """
-    import html
-
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    results = workspace.results()
-    done = [lesson for lesson in LESSONS if (workspace.notebooks / f"{lesson}.ipynb").exists()]
-    exporter = HTMLExporter(
-        template_name="lab", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="", widget_renderer_url=""
-    )
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    titles = {}
-    for i, lesson in enumerate(done):
-        notebook = nbformat.read(workspace.notebooks / f"{lesson}.ipynb", as_version=4)
-        titles[lesson] = notebook.cells[0].source.splitlines()[0].strip("# ")
-        page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": lesson}})
-        links = ['<a href="../report.html">results</a>']
-        links += [
-            f'<a href="{near}.html">{near}</a>' for near in (done[i - 1] if i else None, *done[i + 1 : i + 2]) if near
-        ]
-        bar = f'<nav style="font:16px sans-serif;padding:12px 24px">{" · ".join(links)}</nav>'
-        page = re.sub(r"<script[^>]*\ssrc=[^>]*></script>", "", page)
-        page = _with_pictures(page).replace("<main>", bar + "<main>", 1)
-        write_atomically(workspace.notebooks / f"{lesson}.html", page)
-    table = results_table(results)
-    lessons = "".join(
-        f'<li><a href="notebooks/{lesson}.html">{lesson[:2]} {html.escape(titles[lesson])}</a></li>' for lesson in done
-    )
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Fine-tuning: results</title><style>'
-        "body{font:16px/1.5 sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
-        "table{border-collapse:collapse}th,td{padding:.4rem .8rem;border-bottom:1px solid #ddd;text-align:right}"
-        "th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}</style></head><body><h1>Results of this run</h1>"
-        f"{table.to_html(border=0, index=False) if len(table) else '<p>No results yet.</p>'}"
-        f"<p>{html.escape(caption(results))}. Intervals: 95 %, bootstrap over the test reviews.</p>"
-        f"<h2>The lessons as this run executed them</h2><ul>{lessons}</ul></body></html>"
-    )
-    write_atomically(workspace.path / "report.html", page)
-    return workspace.path / "report.html"

@@ -1,7 +1,8 @@
 """Lesson 05: a saved model as a ``transformers`` pipeline; importing this module makes its task known.
 
-``pipeline("text2text-generation")`` went with transformers 5, and ``text-classification`` wants a model with an output per
-class. Ours answers with a word, so this is the pipeline for it: one review in, the two label words and their scores out.
+``pipeline("text2text-generation")`` went with transformers 5, and ``text-classification`` wants a model with an output
+per class. Ours answers with a word, so this is the pipeline for it: one review in, the two label words and their scores
+out.
 """
 
 import json
@@ -13,10 +14,10 @@ from transformers import AutoModelForSeq2SeqLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file
 
-from finetuning import CourseError
 from finetuning.data import clean_text
+from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, label_ids
-from finetuning.shipping.ship import USAGE
+from finetuning.shipping.usage import USAGE
 
 TASK = "review-sentiment"
 

@@ -1,0 +1,60 @@
+"""Whether the course's recipe and 8-bit prediction cost accuracy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from finetuning.batching import epoch_batches, length_sorted_batches, token_rows
+from finetuning.labels import LABEL_WORDS, by_one_step, label_ids
+from finetuning.models import load_model, load_tokenizer
+from finetuning.profiles import Profile
+from finetuning.speed import prediction, recipes
+from finetuning.speed.contenders import BATCH
+from finetuning.speed.recipes import Recipe, Training
+
+SHIPPED_DROPOUT = 0.1  # of every T5
+
+
+def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Test accuracy of pocket T5 fine-tuned by the usual recipe, by ours, and of ours with the encoder in 8 bits.
+
+    Both trainings see the same reviews with the same rate, schedule and epochs, and the same seed.
+    """
+    import torch
+
+    from finetuning.data import clean, load_reviews
+
+    splits = clean(load_reviews(pocket.reviews))
+    tokenizer = load_tokenizer(pocket)
+    rows = {
+        name: token_rows(tokenizer, splits[name]["text"], prompt=pocket.prompt, max_length=pocket.max_length)
+        for name in ("train", "test")
+    }
+    labels, truth = list(splits["train"]["label"]), np.array(splits["test"]["label"])
+    words, answers = label_ids(tokenizer), tokenizer(list(LABEL_WORDS))["input_ids"]
+    lengths, ends = [len(row) for row in rows["train"]], [len(row) for row in rows["test"]]
+    result: dict[str, Any] = {"n_test": len(truth), "n_train": len(labels)}
+    for name, recipe in (("usual", Recipe()), ("ours", recipes.our_recipe())):
+        torch.manual_seed(seed)
+        model = load_model(pocket, dropout=SHIPPED_DROPOUT)
+        steps = -(-len(labels) // pocket.batch_size) * pocket.epochs
+        training = Training(model, recipe, answers, max(lengths), learning_rate=pocket.learning_rate, steps=steps)
+        began = time.perf_counter()
+        for epoch in range(pocket.epochs):
+            for batch in epoch_batches(lengths, pocket.batch_size, recipe.grouped, 100 * seed + epoch):
+                training.step([rows["train"][i] for i in batch], [labels[i] for i in batch])
+        model.eval()
+        logits, _ = prediction.predict(by_one_step(model, words), rows["test"], length_sorted_batches(ends, 64))
+        result[name] = float(np.mean(logits.argmax(1) == truth))
+        say(f"accuracy, seed {seed}: {name:5} {result[name]:.4f} in {time.perf_counter() - began:.0f} s")
+    result["int8"], result["same_answers_int8"] = result["ours"], 1.0
+    if eight_bits := prediction.prediction_recipes(model.config).get("8-bit integers"):
+        answer = prediction.answer_by(eight_bits, model, words, max(ends))
+        eight, _ = prediction.predict(answer, rows["test"], prediction.prediction_batches(eight_bits, ends, BATCH))
+        result["int8"] = float(np.mean(eight.argmax(1) == truth))
+        result["same_answers_int8"] = float(np.mean(eight.argmax(1) == logits.argmax(1)))
+    return result

@@ -1,0 +1,79 @@
+"""Lesson 04: what one training of several processes is to do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetuning.distributed.zero import check_configuration, configuration_file
+from finetuning.errors import CourseError
+from finetuning.profiles import Profile
+
+if TYPE_CHECKING:
+    from finetuning.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training, as ``finetuning.distributed.train`` reads it from a JSON file."""
+
+    name: str
+    settings: Profile
+    reviews: str  # the folder of the prepared reviews
+    folder: str  # for checkpoints, the model, and what each rank measured
+    log: str
+    learning_rate: float
+    seed: int
+    deepspeed: str | None = None  # DeepSpeed's JSON file; None: the plain Trainer
+    bf16: bool = False
+    steps: int = 10  # optimizer steps
+    micro_batch: int = 4  # reviews per rank and micro-batch
+    accumulation: int = 2  # micro-batches per step
+    shape: dict[str, Any] | None = None  # values of a T5Config: a model of random weights instead of the profile's
+    tokens: int | None = None  # cut each review after so many
+    save: bool = False  # gather the weights and score the test reviews
+    save_steps: int = 0  # write a checkpoint every so many steps, and resume from the last whole one; 0: none
+    die_at: int | None = None  # kill every rank before this step, to practise resuming
+
+
+def training_job(
+    workspace: Workspace, name: str, *, deepspeed: str | Path | None = None, **options: Any
+) -> TrainingJob:
+    """A training on the run's prepared reviews; its files go to ``models/<name>`` of the run.
+
+    ``deepspeed`` names one of the course's configurations or a JSON file; None: the plain Trainer. ``options``: further
+    fields of ``TrainingJob``. Raises CourseError for a configuration or an option that is none.
+    """
+    settings = workspace.settings
+    if deepspeed is not None and not str(deepspeed).endswith(".json"):
+        deepspeed = configuration_file(str(deepspeed))
+    if deepspeed is not None:
+        check_configuration(Path(deepspeed))
+    known = [field.name for field in fields(TrainingJob)]
+    if unknown := set(options) - set(known):
+        raise CourseError(f"A training has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}.")
+    chosen: dict[str, Any] = {
+        "name": name,
+        "settings": settings,
+        "reviews": str(workspace.data / "reviews"),
+        "folder": str(workspace.models / name),
+        "log": str(workspace.logs / f"{name}.log"),
+        "learning_rate": settings.learning_rate,
+        "seed": settings.seed,
+        "deepspeed": None if deepspeed is None else str(deepspeed),
+    }
+    return TrainingJob(**(chosen | options))
+
+
+def jobs_as_json(jobs: list[TrainingJob]) -> str:
+    """The text of a file that ``read_jobs`` reads."""
+    return json.dumps([asdict(job) for job in jobs], indent=1)
+
+
+def read_jobs(file: Path) -> list[TrainingJob]:
+    """The trainings in a JSON file, which holds one or a list of them."""
+    found = json.loads(file.read_text())
+    found = found if isinstance(found, list) else [found]
+    return [TrainingJob(**(values | {"settings": Profile(**values["settings"])})) for values in found]

@@ -1,0 +1,101 @@
+"""Lesson 04: what a rank measures of its own training while it runs, and tells the reader."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+from finetuning.distributed import progress
+from finetuning.distributed.memory import held_bytes, own_step_counters
+
+if TYPE_CHECKING:
+    from transformers import (
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
+
+    from finetuning.distributed.jobs import TrainingJob
+
+
+COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first ones also allocate
+
+
+class StepMeter(TrainerCallback):
+    """A Trainer callback that measures.
+
+    Seconds per step, bytes held between two micro-batches, bytes sent over loopback.
+
+    Rank 0 also prints a line of progress now and then.
+    """
+
+    def __init__(self, job: TrainingJob) -> None:
+        self.job, self.printed = job, 0.0
+        self.trainer: Any = None  # given once it exists
+        self.seconds: list[float] = []
+        self.bytes: dict[str, int] | None = None
+        self.sent: dict = {}
+
+    def measured(self) -> dict:
+        """Median seconds per step, bytes per component, bytes sent per step by each rank (None: not measured)."""
+        used = self.seconds[COUNT_AT:] or self.seconds
+        steps = sorted(self.sent)
+        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        sent = None
+        if len(steps) > 1 and None not in self.sent.values() and ranks > 1:
+            sent = (self.sent[steps[-1]] - self.sent[steps[0]]) / (steps[-1] - steps[0]) / ranks
+        return {"seconds_per_step": float(np.median(used)), "bytes_per_rank": self.bytes, "bytes_sent_per_step": sent}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        own_step_counters(self.trainer.optimizer)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.began = time.perf_counter()
+        if state.global_step >= COUNT_AT:
+            self.sent[state.global_step] = loopback_bytes()
+        if self.job.die_at == state.global_step:  # the lesson's power cut
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == min(COUNT_AT, state.max_steps - 1) and self.bytes is None:
+            self.bytes = held_bytes(self.trainer.model_wrapped, self.trainer.optimizer)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.began)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        done = state.global_step == state.max_steps
+        if args.process_index == 0 and logs and "loss" in logs and (done or time.monotonic() - self.printed > 3):
+            self.printed = time.monotonic()
+            progress.show(f"{self.job.name:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}")
+
+
+def loopback_bytes() -> int | None:
+    """Bytes that this machine has sent to itself so far (Linux); None elsewhere.
+
+    Ranks on one machine talk that way on a CPU.
+    """
+    counters = Path("/proc/net/dev")
+    if not counters.exists():
+        return None
+    line = next((line for line in counters.read_text().splitlines() if line.strip().startswith("lo:")), None)
+    return int(line.split()[9]) if line else None

@@ -1,0 +1,318 @@
+"""Lesson 04: which ZeRO stage, offload and micro-batch fit a T5 to your GPUs, from its configuration alone.
+
+Bytes of parameters, gradients and optimizer come from DeepSpeed's own estimators where it has one (stages 2 and 3), and
+from the same arithmetic for the rest; activations from a formula over the model's shape. All for Adam and bf16, the
+activations for eager attention and no dropout, as the course trains on a CPU (dropout would keep masks besides).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetuning.distributed.activations import activation_bytes
+from finetuning.errors import CourseError
+from finetuning.profiles import describe
+
+if TYPE_CHECKING:
+    from transformers import T5Config
+
+# The T5 family of Raffel et al. 2020, from the config.json of google-t5/t5-small ... t5-11b on the Hub.
+_SHARED = {"vocab_size": 32128, "decoder_start_token_id": 0}
+FAMILY = {
+    "google-t5/t5-small": {**_SHARED, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+    "google-t5/t5-base": {**_SHARED, "d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+    "google-t5/t5-large": {**_SHARED, "d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
+    "google-t5/t5-3b": {**_SHARED, "d_model": 1024, "d_kv": 128, "d_ff": 16384, "num_layers": 24, "num_heads": 32},
+    "google-t5/t5-11b": {**_SHARED, "d_model": 1024, "d_kv": 128, "d_ff": 65536, "num_layers": 24, "num_heads": 128},
+}
+# Simplest first: sharding costs messages, offload costs copies. ``plain`` is the Trainer alone; the others are the names of
+# the course's DeepSpeed configurations.
+STRATEGIES = {
+    "plain": (0, "nothing"),
+    "zero1": (1, "nothing"),
+    "zero2": (2, "nothing"),
+    "zero3": (3, "nothing"),
+    "zero2_offload": (2, "optimizer"),
+    "zero3_offload": (3, "optimizer, parameters"),
+}
+GPUS_PER_NODE = 8
+# Set aside, and an assumption: the CUDA context with NCCL's buffers, and a tenth of the card lost between blocks in use.
+CONTEXT_BYTES = 2**30
+FRAGMENTED = 0.1
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One way to train.
+
+    ``bytes`` per GPU by component, at ``micro_batch`` reviews, the largest power of two that fits (0: none does, and
+    ``bytes`` is for one review); ``host_bytes``: main memory per node that offload takes, by DeepSpeed's estimate.
+    """
+
+    strategy: str
+    stage: int
+    offload: str
+    micro_batch: int
+    bytes: dict
+    host_bytes: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.bytes.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer of ``plan``: ``rows``, the way to take first.
+
+    ``memory`` and ``usable`` (without what is set aside) in bytes.
+    """
+
+    model: str
+    parameters: int
+    gpus: int
+    memory: int
+    usable: int
+    rows: list
+    advice: str
+
+    def __str__(self):
+        head = ("strategy", "micro-batch", *self.rows[0].bytes, "sum", "main memory")
+        table = [head]
+        for row in self.rows:
+            sizes = [f"{size / 1e9:.2f}" for size in (*row.bytes.values(), row.total)]
+            host = f"{row.host_bytes / 1e9:.0f}" if row.host_bytes else "-"
+            table.append((row.strategy, str(row.micro_batch or "too large"), *sizes, host))
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            f"{self.model}: {self.parameters:,} parameters on {_gpus(self.gpus)} of {_gb(self.memory)}, {_gb(self.usable)} of it usable",
+            "GB (1e9 bytes) per GPU; main memory per node",
+        ]
+        for cells in table:
+            first, *rest = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+            lines.append("  ".join([first.strip().ljust(widths[0]), *rest]))
+        return "\n".join([*lines, self.advice])
+
+
+def plan(
+    model: str | Path,
+    *,
+    gpus: int = 1,
+    memory: int | str = "16GB",
+    tokens: tuple[int, int] = (512, 2),
+    checkpointing: bool = False,
+) -> Plan:
+    """How to train a T5 with Adam in bf16 on ``gpus`` cards of ``memory`` each.
+
+    A Plan, the simplest way that fits first.
+
+    ``model``: one of the T5 family, or a folder with a config.json; no weights and no network are needed. ``memory``:
+    bytes, or "16GB" (1e9 bytes) or "16GiB". ``tokens``: of an input and of a label. ``checkpointing``: keep only the
+    inputs of each layer and compute the rest again in the backward pass. Used in lesson 04. Raises CourseError for
+    wrong input, and when nothing fits, with what would.
+    """
+    card = card_bytes(memory)
+    _require_positive("gpus", gpus)
+    if not isinstance(tokens, (tuple, list)) or len(tokens) != 2:
+        raise CourseError(f"tokens is a pair, such as (512, 2): tokens of an input and of a label; not {tokens!r}.")
+    for count in tokens:
+        _require_positive("Each number in tokens", count)
+    shape = t5_shape(model)
+    usable = int(card * (1 - FRAGMENTED)) - CONTEXT_BYTES
+    setting = {"tokens": tuple(tokens), "checkpointing": checkpointing}
+    rows = [_row(shape, strategy, gpus, usable, setting) for strategy in STRATEGIES]
+    rows.sort(key=lambda row: not row.micro_batch)  # stable: what fits, simplest first
+    if not rows[0].micro_batch:
+        raise CourseError(_nothing_fits(describe(str(model)), shape, gpus, card, setting))
+    return Plan(describe(str(model)), count_parameters(shape)[0], gpus, card, usable, rows, _advice(rows[0], gpus))
+
+
+def t5_shape(model: str | Path) -> T5Config:
+    """The T5Config of a model of the family, or of a folder with a config.json.
+
+    Raises CourseError for anything else.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import T5Config
+
+    if model in FAMILY:
+        return T5Config(**FAMILY[model], dropout_rate=0.0)
+    file = Path(str(model)).expanduser() / "config.json"
+    if not file.is_file():
+        names = ", ".join(FAMILY)
+        raise CourseError(f"The planner knows {names}, and folders with a config.json; {str(model)!r} is none of them.")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or values.get("model_type") != "t5":
+            raise ValueError("its model_type is not 't5'")
+        return T5Config(**values)
+    except (ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise CourseError(
+            f"{file} is not the configuration of a T5: {reason}; the planner knows T5 models only."
+        ) from error
+
+
+def card_bytes(memory: int | str) -> int:
+    """Bytes of ``16GB``, ``80 GiB`` or a number of bytes. Raises CourseError when it is none of these."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(memory))
+    if isinstance(memory, bool) or not found or found[2].upper() not in UNITS:
+        raise CourseError(f"memory is a size such as '16GB', '80 GiB' or a number of bytes, not {memory!r}.")
+    size = int(float(found[1]) * UNITS[found[2].upper()])
+    if size * (1 - FRAGMENTED) <= CONTEXT_BYTES:
+        raise CourseError(
+            f"memory={memory!r} leaves nothing beside what CUDA itself takes, about 1 GiB; did you forget the unit, as in '16GB'?"
+        )
+    return size
+
+
+def count_parameters(shape: T5Config) -> tuple[int, int]:
+    """Parameters of a T5Config's model, and of its largest module, which ZeRO-3 gathers whole: (all, largest).
+
+    The model is built without memory, on PyTorch's meta device.
+    """
+    return _count(shape.to_json_string())
+
+
+@lru_cache(maxsize=32)
+def _count(shape):
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    with torch.device("meta"):
+        model = T5ForConditionalGeneration(T5Config(**json.loads(shape)))
+    modules = (sum(weight.numel() for weight in module.parameters(recurse=False)) for module in model.modules())
+    return sum(weight.numel() for weight in model.parameters()), max(modules)
+
+
+def state_bytes(parameters: int, largest: int, strategy: str, gpus: int) -> tuple[dict[str, int], int]:
+    """Bytes per GPU of parameters, gradients and optimizer, and main memory per node for offload: (dict, bytes).
+
+    plain: 4 + 4 + 8 per parameter (fp32 weights, gradients, Adam's moments), 2 for the bf16 copies that autocast makes
+    of the weights, and on several GPUs 4 for the buckets in which gradients are sent. ZeRO: 2 + 2 + 16 (bf16 weights
+    and gradients; fp32 master weights, moments, and the gradients in fp32 during the step), of which stage 1 shares out
+    the 16. Stages 2 and 3 and offload are DeepSpeed's estimates
+    (deepspeed.runtime.zero.*.estimate_zero*_model_states_mem_needs), cut into components by us. They leave out
+    communication buckets (small in the course's configurations), the parameters that stage 3 keeps for reuse
+    (stage3_max_live_parameters), and gradients on their way to offload.
+    """
+    from finetuning.distributed.zero import import_deepspeed
+
+    import_deepspeed()
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+    stage, offload = STRATEGIES[strategy]
+    offloaded = offload != "nothing"
+    if stage == 0:
+        weights, gradients = 6 * parameters, (4 if gpus == 1 else 8) * parameters
+        return {"parameters": weights, "gradients": gradients, "optimizer": 8 * parameters}, 0
+    if stage == 1:
+        sizes = {"parameters": 2 * parameters, "gradients": 2 * parameters, "optimizer": int(16 * parameters / gpus)}
+        return sizes, 0
+    nodes = math.ceil(gpus / GPUS_PER_NODE)
+    node = {"num_gpus_per_node": gpus / nodes, "cpu_offload": offloaded}
+    if stage == 2:
+        _, whole = estimate_zero2_model_states_mem_needs(parameters, num_nodes=nodes, **node)
+        # for main memory it counts the GPUs of all nodes as if they shared one machine: so ask for one node
+        host, _ = estimate_zero2_model_states_mem_needs(parameters, num_nodes=1, **node)
+        weights = 2 * parameters
+    else:
+        host, whole, gathered = estimate_zero3_model_states_mem_needs(
+            parameters, largest, num_nodes=nodes, cpu_offload_params=offloaded, **node
+        )
+        weights = gathered + (0 if offloaded else int(2 * parameters / gpus))
+    gradients = 0 if offloaded else int(2 * parameters / gpus)
+    sizes = {"parameters": weights, "gradients": gradients, "optimizer": whole - weights - gradients}
+    return sizes, host if offloaded else 0
+
+
+def needed_bytes(
+    shape: T5Config, strategy: str, gpus: int, micro_batch: int, **setting: Any
+) -> tuple[dict[str, int], int]:
+    """Bytes per GPU by component for one way to train, and main memory per node: (dict, bytes).
+
+    ``setting``: ``tokens`` and ``checkpointing``, as for ``activation_bytes``.
+    """
+    sizes, host = state_bytes(*count_parameters(shape), strategy, gpus)
+    precision = "autocast" if strategy == "plain" else "bf16"
+    activations = activation_bytes(shape, micro_batch, precision=precision, **setting)
+    return sizes | {"activations": sum(activations.values())}, host
+
+
+def family_bytes(numbers: tuple[int, ...] = (1, 8, 64)) -> dict[int, dict[str, dict[int, int]]]:
+    """Bytes per GPU for one review of 512 tokens over the T5 family.
+
+    A dict of number of GPUs -> strategy -> {parameters: bytes}.
+    """
+    shapes = [t5_shape(name) for name in FAMILY]
+    return {
+        gpus: {
+            strategy: {
+                count_parameters(shape)[0]: sum(needed_bytes(shape, strategy, gpus, 1, tokens=(512, 2))[0].values())
+                for shape in shapes
+            }
+            for strategy, (_, offload) in STRATEGIES.items()
+            if gpus > 1 or strategy == "plain" or offload != "nothing"  # one GPU has nobody to share out with
+        }
+        for gpus in numbers
+    }
+
+
+def _row(shape, strategy, gpus, usable, setting):
+    fits = 0
+    while sum(needed_bytes(shape, strategy, gpus, max(1, 2 * fits), **setting)[0].values()) <= usable:
+        fits = max(1, 2 * fits)
+    sizes, host = needed_bytes(shape, strategy, gpus, max(1, fits), **setting)
+    return PlanRow(strategy, *STRATEGIES[strategy], fits, sizes, host)
+
+
+def _advice(row, gpus):
+    most = f"micro-batches of up to {row.micro_batch} review{'s' if row.micro_batch > 1 else ''}"
+    if row.strategy == "plain":
+        return f"The plain Trainer fits, with {most}: you do not need DeepSpeed."
+    advice = f"Take {row.strategy}, the simplest way that fits {_gpus(gpus)}, with {most}"
+    return advice + (f"; it wants about {_gb(row.host_bytes)} of main memory per node." if row.host_bytes else ".")
+
+
+def _nothing_fits(model, shape, gpus, card, setting):
+    """The sentence for a model that fits no way: what the least demanding way needs, and what would help."""
+    needs = {strategy: sum(needed_bytes(shape, strategy, gpus, 1, **setting)[0].values()) for strategy in STRATEGIES}
+    strategy = min(needs, key=lambda name: needs[name])
+    least = needs[strategy]
+    helps = [f"cards of {math.ceil((least + CONTEXT_BYTES) / (1 - FRAGMENTED) / 1e9)} GB"]
+    usable = card * (1 - FRAGMENTED) - CONTEXT_BYTES
+    more = (gpus * 2**n for n in range(1, 9))
+    enough = next(
+        (n for n in more if any(_row(shape, strategy, n, usable, setting).micro_batch for strategy in STRATEGIES)), None
+    )
+    if enough:
+        helps.append(f"{enough} GPUs")
+    if any(
+        _row(shape, strategy, gpus, usable, setting | {"checkpointing": True}).micro_batch for strategy in STRATEGIES
+    ):
+        helps.append("checkpointing=True")
+    return (
+        f"{model} does not fit {_gpus(gpus)} of {_gb(card)}, not even with {strategy}, which needs {_gb(least)} "
+        f"of the {_gb(usable)} usable on each; take {' or '.join(helps)}, or shorter tokens."
+    )
+
+
+def _require_positive(name, value):
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CourseError(f"{name} must be a whole number from 1 up, not {value!r}.")
+
+
+def _gpus(number):
+    return f"{number} GPU{'s' if number > 1 else ''}"
+
+
+def _gb(size):
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,102 @@
+"""What this machine has and what it is fast at, and what a process has used of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+
+@cache
+def bf16_is_fast() -> bool:
+    """Whether this machine multiplies bfloat16 matrices faster than fp32 ones; fp16 is no option, T5 overflows in it.
+
+    Measured once in a process: a processor may list instructions for bfloat16 and still multiply it at half the speed
+    of fp32.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+        a @ b  # the first product also prepares the ones after it
+        began = [time.perf_counter()]
+        for _ in range(5):
+            a @ b
+            began.append(time.perf_counter())
+        seconds[dtype] = min(np.diff(began))
+    return bool(seconds[torch.bfloat16] < 0.8 * seconds[torch.float32])
+
+
+def this_machine() -> dict:
+    """What the machine has: processor, cores, memory (bytes), GPU and its memory (bytes), versions of the libraries.
+
+    Used in lesson 00 and in the head of ``results.json``. ``gpu`` is None where there is none.
+    """
+    import torch
+
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": _memory(),
+        "gpu": gpu.name if gpu else None,
+        "gpus": torch.cuda.device_count(),
+        "gpu_memory_bytes": gpu.total_memory if gpu else None,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Peak memory of this process so far.
+
+    ``peak_rss_bytes`` in main memory, ``peak_device_bytes`` on the GPU (None without one).
+    """
+    import resource
+
+    import torch
+
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "peak_rss_bytes": kib * (1 if platform.system() == "Darwin" else 1024),
+        "peak_device_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries the course is built on."""
+    names = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "evaluate", "scikit-learn", "papermill")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def _processor():
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory():
+    """Memory in bytes, the control group's limit where one is set."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total
+
+
+def synchronize() -> None:
+    """Wait until the GPU, where there is one, has done what it was asked: before a clock is read."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,101 @@
+"""The rows of ``results.json``, as a table and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# Every row has these; what was not measured is None.
+ROW = (
+    "lesson",
+    "method",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "f1",
+    "n_test",
+    "train_seconds",
+    "train_reviews_per_second",
+    "predict_reviews_per_second",
+    "parameters",
+    "stage",
+    "world_size",
+    "bytes_per_rank",
+    "peak_rss_bytes",
+    "peak_device_bytes",
+)
+
+
+def results_table(results: dict, *, price_per_hour: float | None = None) -> pd.DataFrame:
+    """The results as a pandas DataFrame for reading: one line per method, measured values rounded, intervals in words.
+
+    With the price of an hour of this machine also the memory at its peak and the cost of predicting 1,000 reviews.
+    """
+    import pandas as pd
+
+    lines = []
+    for row in results["rows"]:
+        more = {}
+        if price_per_hour is not None:
+            peak, speed = row["peak_device_bytes"] or row["peak_rss_bytes"], row["predict_reviews_per_second"]
+            more["trained per second"] = _count(row["train_reviews_per_second"])
+            more["peak memory"] = "-" if peak is None else f"{peak / 2**20:,.0f} MiB"
+            more["cost per 1,000"] = "-" if speed is None else _two_digits(price_per_hour / 3.6 / speed)
+        lines.append(
+            {
+                "lesson": row["lesson"],
+                "method": row["method"],
+                "accuracy": f"{row['accuracy']:.3f}",
+                "95 % interval": f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
+                "F1": f"{row['f1']:.3f}",
+                "test reviews": f"{row['n_test']:,}",
+                "training": "none" if row["train_seconds"] is None else f"{row['train_seconds']:.1f} s",
+                "predicts per second": _count(row["predict_reviews_per_second"]),
+                "parameters": _count(row["parameters"]),
+                **more,
+            }
+        )
+    return pd.DataFrame(lines, index=[""] * len(lines))
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, a line per row."""
+    head, *lines = ("| " + " | ".join(row) + " |" for row in (columns, *rows))
+    return "\n".join([head, "|" + "---|" * len(columns), *lines])
+
+
+def caption(results: dict) -> str:
+    """One line under every table and plot: model, data, seed and hardware of the run."""
+    run = results["run"]
+    hardware = run["hardware"]
+    machine = hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
+    return f"{run['model']} on {run['dataset']}, seed {run['seed']}, {machine}"
+
+
+def _two_digits(value: float) -> str:
+    """A small sum written out, for no price is read as 2.6e-06."""
+    return np.format_float_positional(value, precision=2, fractional=False, trim="-")
+
+
+def _count(value):
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def verdict(first: dict, second: dict) -> str:
+    """A sentence that compares two rows of the results table as far as their intervals allow."""
+    names = f"{first['method']} ({first['accuracy']:.3f})", f"{second['method']} ({second['accuracy']:.3f})"
+    if first["accuracy_low"] > second["accuracy_high"]:
+        return f"{names[0]} is better than {names[1]}: their 95 % intervals do not overlap."
+    if second["accuracy_low"] > first["accuracy_high"]:
+        return f"{names[1]} is better than {names[0]}: their 95 % intervals do not overlap."
+    ahead, behind = names if first["accuracy"] >= second["accuracy"] else names[::-1]
+    return (
+        f"{ahead} is ahead of {behind} on these {first['n_test']:,} test reviews, but their 95 % intervals overlap: "
+        "these numbers alone do not settle it."
+    )

@@ -1,0 +1,79 @@
+"""Lesson 05: how a saved model is asked, kept beside its weights in ``finetuning.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetuning.errors import CourseError
+from finetuning.files import write_atomically
+from finetuning.labels import LABEL_WORDS
+from finetuning.models import load_model, load_tokenizer
+from finetuning.profiles import choose
+from finetuning.workspace import run_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from finetuning.profiles import Profile
+
+
+USAGE = "finetuning.json"
+
+
+def save_usage(folder: Path, settings: Profile) -> Path:
+    """Write ``finetuning.json`` beside a saved model: the prompt, the length in tokens and the label words.
+
+    Returns its path.
+
+    With it the folder holds all that is needed to ask the model as it was trained.
+    """
+    usage = {"prompt": settings.prompt, "max_length": settings.max_length, "label_words": LABEL_WORDS}
+    write_atomically(folder / USAGE, json.dumps(usage, indent=2) + "\n")
+    return folder / USAGE
+
+
+def read_usage(folder: Path) -> dict:
+    """What ``save_usage`` wrote, as a dict.
+
+    Raises CourseError when it is missing, damaged or meant for other label words.
+    """
+    path = Path(folder) / USAGE
+    try:
+        usage = json.loads(path.read_text(encoding="utf-8"))
+        whole = "{text}" in usage["prompt"] and usage["max_length"] > 0
+        if not whole or tuple(usage["label_words"]) != LABEL_WORDS:
+            raise ValueError(f"expected are prompt, max_length and the label words {', '.join(LABEL_WORDS)}")
+    except FileNotFoundError as error:
+        raise CourseError(
+            f"{folder} holds no {USAGE}, which says how the model is asked; run 05_evaluate_and_ship.ipynb, which writes it."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"{path} cannot be used ({error}); run 05_evaluate_and_ship.ipynb, which writes it."
+        ) from error
+    return usage
+
+
+def shipped_folder(run: str) -> Path:
+    """The folder of a run's model.
+
+    Raises CourseError, naming the command to run first, when nothing is trained there.
+    """
+    folder = run_folder(run) / "models" / "trainer"
+    if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
+        raise CourseError(
+            f"There is no trained model in {folder}; run the lessons first (make run RUN={run}) or name another run."
+        )
+    return folder
+
+
+def load_shipped(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
+    """A saved model on this machine's GPU, if it has one, its tokenizer and how it is asked (``read_usage``)."""
+    import torch
+
+    usage = read_usage(folder)
+    saved = choose(base_model=str(folder))
+    model = load_model(saved).to("cuda" if torch.cuda.is_available() else "cpu")
+    return model, load_tokenizer(saved), usage

@@ -1,0 +1,123 @@
+"""Lesson 03: ways to predict, one change at a time."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetuning.batching import length_sorted_batches, padded, token_batches
+from finetuning.labels import by_one_step
+from finetuning.machine import synchronize
+from finetuning.speed.int8 import has_int8
+from finetuning.speed.packing import by_packing
+from finetuning.speed.recipes import Rows, one_change_each
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import T5Config, T5ForConditionalGeneration
+
+
+PACK = 8192  # tokens; more of them at once no longer gained speed
+
+
+@dataclass(frozen=True)
+class PredictionRecipe:
+    """How a model predicts."""
+
+    one_step: bool = False  # the logits of the first decoder step; else ``generate`` with its default settings
+    grouped: bool = False  # batches of similar length, padded to their longest; else all reviews padded to one length
+    bf16: bool = False  # weights in bfloat16
+    keep_memory: bool = False  # freed memory stays with the process
+    packed: bool = False  # no padding at all
+    int8: bool = False  # the encoder's matrices in 8-bit integers
+
+
+def prediction_recipes(config: T5Config) -> dict[str, PredictionRecipe]:
+    """The usual way to predict, then one change at a time down to the fastest: a dict of name -> PredictionRecipe.
+
+    Left out is what this machine is not fast at, and what is not written for models of this ``config``.
+    """
+    from finetuning.machine import bf16_is_fast
+
+    changes: dict[str, dict[str, Any]] = {
+        "one decoder step": {"one_step": True},
+        "sorted by length": {"grouped": True},
+        "weights in bf16": {"bf16": True},
+        "freed memory kept": {"keep_memory": True},
+        "packed": {"packed": True},
+        "8-bit integers": {"int8": True},
+    }
+    if not bf16_is_fast():
+        del changes["weights in bf16"]
+    if config.is_gated_act:
+        del changes["packed"]
+    if config.is_gated_act or not has_int8():
+        del changes["8-bit integers"]
+    return one_change_each({"usual: generate": PredictionRecipe()}, changes)
+
+
+def answer_by(
+    recipe: PredictionRecipe,
+    model: T5ForConditionalGeneration,
+    words: Sequence[int],
+    limit: int,
+    written: list[int] | None = None,
+) -> Callable[[Rows], Tensor]:
+    """A function (rows -> logits of the two label words, shape (reviews, 2)) that answers in this ``recipe``."""
+    if recipe.bf16:
+        model = copy.deepcopy(model).bfloat16()
+    if recipe.packed:
+        return by_packing(model, words, limit, int8=recipe.int8)
+    if recipe.one_step:
+        return by_one_step(model, words, None if recipe.grouped else limit)
+    return by_generate(model, words, limit, written)
+
+
+def prediction_batches(recipe: PredictionRecipe, lengths: Sequence[int], size: int) -> list[np.ndarray]:
+    """Batches of ``size`` reviews as they come or from long to short, or packed ones of up to ``PACK`` tokens."""
+    if recipe.packed:
+        return token_batches(lengths, PACK)
+    if recipe.grouped:
+        return length_sorted_batches(lengths, size)
+    return np.array_split(np.arange(len(lengths)), -(-len(lengths) // size))
+
+
+def by_generate(
+    model: T5ForConditionalGeneration, words: Sequence[int], limit: int, written: list[int] | None = None
+) -> Callable[[Rows], Tensor]:
+    """The usual recipe: ``generate`` with its default settings on reviews padded to ``limit``.
+
+    The first step's logits are kept.
+
+    How many tokens each batch wrote is added to the list ``written``.
+    """
+    if model.generation_config.max_new_tokens is None:
+        model.generation_config.max_length = 20  # the library's default, said once so that it does not warn
+
+    def answer(rows):
+        ids, mask = padded(rows, limit, device=model.device)
+        made = model.generate(input_ids=ids, attention_mask=mask, output_logits=True, return_dict_in_generate=True)
+        if written is not None:
+            written.append(made.sequences.shape[1] - 1)
+        return made.logits[0][:, list(words)]
+
+    return answer
+
+
+def predict(answer: Callable[[Rows], Tensor], rows: Rows, batches: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+    """Logits of the two label words in the order of ``rows``, shape (reviews, 2), and the seconds it took."""
+    import torch
+
+    logits = np.zeros((len(rows), 2))
+    with torch.inference_mode():
+        answer([rows[i] for i in batches[0]])  # once to warm up
+        synchronize()
+        began = time.perf_counter()
+        for batch in batches:
+            logits[batch] = answer([rows[i] for i in batch]).float().cpu().numpy()
+    return logits, time.perf_counter() - began

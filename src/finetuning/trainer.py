@@ -1,0 +1,152 @@
+"""Lesson 03: the loss, the measures and the checkpoints, as the Trainer needs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+
+from finetuning.files import SEAL, file_digest, find_damage, seal, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import (
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+
+def label_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Cross-entropy summed over the label tokens and divided by their number in the whole batch.
+
+    T5's own loss averages each micro-batch by itself, so that with gradient accumulation or several processes the sum
+    comes out too large (transformers issue 47688). Handed to the Trainer as ``compute_loss_func``.
+    """
+    import torch
+
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
+    total = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
+    )
+    return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def first_step_logits(words: list[int]) -> Callable:
+    """For the Trainer's ``preprocess_logits_for_metrics``.
+
+    Keep the two label words' logits of the first decoder step.
+    """
+
+    def keep(logits, labels):
+        return (logits[0] if isinstance(logits, tuple) else logits)[:, 0, words]
+
+    return keep
+
+
+def label_accuracy(words: list[int]) -> Callable:
+    """For the Trainer's ``compute_metrics``: accuracy and F1 of the label words, by the course's metrics."""
+    from finetuning.metrics import classification_metrics
+
+    metrics = classification_metrics()
+
+    def compute(prediction):
+        wanted = (prediction.label_ids[:, 0] == words[1]).astype(int)
+        return metrics.compute(predictions=prediction.predictions.argmax(-1), references=wanted)
+
+    return compute
+
+
+def last_whole_checkpoint(folder: str | Path) -> str | None:
+    """The newest checkpoint that was written to its end and has not changed since, or None.
+
+    A checkpoint of the Trainer is whole when its seal fits (``keep_checkpoints``). DeepSpeed's ranks write a shard and
+    the state of their random numbers each, and name the whole in ``latest`` at the end; their files carry checksums of
+    their own.
+    """
+    steps = {}
+    for path in Path(folder).glob("checkpoint-*"):
+        try:
+            state = json.loads((path / "trainer_state.json").read_text())
+            if any(path.glob("global_step*")):
+                shards = path / (path / "latest").read_text().strip()
+                ranks = len([*path.glob("rng_state*.pth")])
+                if len([*shards.glob("*optim_states.pt")]) != ranks or not [*shards.glob("*model_states.pt")]:
+                    continue
+                if any(ZipFile(file).testzip() for file in [*shards.glob("*.pt"), *path.glob("*.pth")]):
+                    continue
+            elif find_damage(path):
+                continue
+            steps[state["global_step"]] = path
+        except (OSError, ValueError, KeyError, BadZipFile):
+            continue
+    return str(steps[max(steps)]) if steps else None
+
+
+def resume_point(args: TrainingArguments, reviews: Path) -> str | None:
+    """The last whole checkpoint of a training with these very arguments and prepared reviews (their sealed folder).
+
+    None when the training has to begin at the start. What another training left in the folder is removed.
+    """
+    folder = Path(args.output_dir)
+    noted = folder / "arguments.json"
+    wanted = args.to_json_string() + file_digest(reviews / SEAL)
+    if not noted.exists() or noted.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_atomically(noted, wanted)
+    return last_whole_checkpoint(folder)
+
+
+def keep_checkpoints() -> TrainerCallback:
+    """A callback that seals every checkpoint, so that a torn one is known, and counts the seconds of training.
+
+    Its ``seconds`` hold those of earlier, interrupted parts too: a checkpoint remembers how long it took to get there.
+    """
+    from transformers import TrainerCallback
+
+    class Keep(TrainerCallback):
+        seconds = 0.0
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            seal_of = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SEAL
+            self.before = json.loads(seal_of.read_text())["seconds"] if state.global_step else 0.0
+            self.began = time.perf_counter()
+
+        def _count(self):
+            self.seconds = self.before + time.perf_counter() - self.began
+
+        def on_save(self, args, state, control, **kwargs):
+            self._count()
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", seconds=self.seconds)
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self._count()
+
+    return Keep()
+
+
+def stop_after(epochs: float) -> TrainerCallback:
+    """A callback that ends training after so many epochs, as if the power had failed then."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.epoch >= epochs
+            control.should_save = True
+            return control
+
+    return Stop()
+
+
+def curves(log_history: list[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The Trainer's log as arrays: ``loss`` and ``eval_loss``/``eval_accuracy``, each as (epochs, values)."""
+    found = {}
+    for key in ("loss", "eval_loss", "eval_accuracy"):
+        points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
+        found[key] = tuple(np.array(points).T) if points else (np.array([]), np.array([]))
+    return found
