@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LABEL_WORDS = ("negative", "positive")
 HELD_OUT = 1000  # training reviews kept aside to watch progress
 JUDGE_STEPS = 2000
-RATE, MUON_RATE = 1e-3, 0.02  # peaks: of AdamW for embeddings, norms and biases, of Muon for the layers' matrices
+RATE, MUON_RATE = 1e-3, 0.005  # peaks: of AdamW for embeddings, norms and biases, of Muon for the layers' matrices
 WARM_UP = 200  # steps
 ROUND = 64  # batches that are judged together
 USES = 3  # how often each of them is learned from, in another order each time
