@@ -67,10 +67,7 @@ def plot_truncation(limits: list[int], cut: np.ndarray, lost: np.ndarray, max_le
 
 
 def plot_padding(tokens: dict[str, int], real: int) -> Figure:
-    """Bars of the tokens computed per epoch by padding strategy, the real ones marked.
-
-    ``tokens``: dict of name -> count.
-    """
+    """Bars of the tokens computed per epoch by padding strategy, the real ones marked."""
     fig, ax = figure("Tokens computed in one epoch", height=0.8 + 0.8 * len(tokens))
     names = list(tokens)
     ax.barh(names, [tokens[name] for name in names], color=ORANGE, label="padding")

@@ -1,5 +1,6 @@
 """Lesson 05: a paired test, the calibration error, a slice, predictions in a stream."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from finetuning.check.feedback import Mistake, exercise, name_mistake, near, number, result
@@ -120,12 +121,12 @@ def stream_answers(answer: Any) -> str:
         raise Mistake("hand over the function itself, without brackets behind its name.")
     taken, batches = [], []
 
-    def texts():
+    def texts() -> Iterator[str]:
         for i in range(7):
             taken.append(i)
             yield f"review {i}"
 
-    def predict(batch):
+    def predict(batch: list[str]) -> list[str]:
         batches.append(len(batch))
         return [text.upper() for text in batch]
 

@@ -214,7 +214,7 @@ def die_with_the_launcher() -> None:
     Standard input, a pipe that it holds, comes to its end.
     """
 
-    def wait():
+    def wait() -> None:
         while os.read(0, 1):
             pass
         os.kill(os.getpid(), signal.SIGKILL)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
 
 import numpy as np
 
@@ -68,17 +68,17 @@ def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
 class Progress:
     """How far the work is, on standard error: a bar on a terminal, elsewhere a line every EVERY seconds."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from tqdm import tqdm
 
         self.bar = tqdm(unit=" reviews", disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True)
         self.done, self.began = 0, time.monotonic()
         self.last_line = self.began
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.bar.close()
 
     def say(self, line: str) -> None:

@@ -16,6 +16,8 @@ from finetuning.speed.prediction import PredictionRecipe
 from finetuning.speed.recipes import Recipe, Training
 
 if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
     from transformers import T5ForConditionalGeneration
 
 
@@ -100,7 +102,7 @@ def in_own_process(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
 
 
 @cache
-def _fresh_processes():
+def _fresh_processes() -> BaseContext:
     """Processes that start as copies of one that has done nothing but import (where the system cannot: as new ones)."""
     import multiprocessing
 
@@ -111,7 +113,9 @@ def _fresh_processes():
     return context
 
 
-def _take_turns(measure, contenders, rounds, say, **settings):
+def _take_turns(
+    measure: Callable[..., dict], contenders: dict[str, Any], rounds: int, say: Callable[[str], None], **settings: Any
+) -> dict[str, list[dict]]:
     """Every contender once per round: a dict of name -> what ``measure`` found, one dict per round."""
     found: dict[str, list[dict]] = {name: [] for name in contenders}
     for turn in range(rounds):

@@ -99,7 +99,7 @@ def by_generate(
     if model.generation_config.max_new_tokens is None:
         model.generation_config.max_length = 20  # the library's default, said once so that it does not warn
 
-    def answer(rows):
+    def answer(rows: Rows) -> Tensor:
         ids, mask = padded(rows, limit, device=model.device)
         made = model.generate(input_ids=ids, attention_mask=mask, output_logits=True, return_dict_in_generate=True)
         if written is not None:
