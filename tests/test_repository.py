@@ -375,3 +375,16 @@ def test_a_finished_run_is_shown_without_loading_what_trains(measured, runs):
     lines = done.stdout.splitlines()
     assert done.stdout.count("done before") == len(LESSONS) and lines[-1] == "", done.stdout + done.stderr
     assert any(" tfidf " in line and "0.890" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "predict --help", "predict --run none reviews.csv", "plan --help", "train none.json"]
+)
+def test_a_command_that_only_answers_loads_nothing_heavy(words, runs):
+    code = (
+        "import sys, contextlib\nfrom finetuning.__main__ import main\n"
+        f"with contextlib.suppress(SystemExit): main({words.split()!r})\n"
+        "print(*{'torch', 'datasets', 'transformers', 'sklearn', 'deepspeed', 'matplotlib', 'evaluate'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "", done.stdout + done.stderr

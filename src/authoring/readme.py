@@ -10,8 +10,9 @@ from pathlib import Path
 from authoring.first_cell import put_first_cells, repository
 from finetuning.errors import CourseError
 from finetuning.files import fill_block, write_atomically
+from finetuning.plots import plot_rank_memory
 from finetuning.profiles import PROFILES, Profile, describe
-from finetuning.results import caption, markdown_table, results_table
+from finetuning.results import caption, markdown_table, results_table, verdict
 from finetuning.workspace import LESSONS, executed_copy, execution_mark, home, read_results, run_folder
 
 COMMAND = "make readme"
@@ -63,7 +64,6 @@ def draw_memory(results: dict, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from finetuning.plots import plot_rank_memory
 
     rows = _sharded(results)
     title = f"What each of {rows[0]['world_size']} ranks holds: {results['run']['model']}, {rows[0]['parameters']:,} parameters"
@@ -108,8 +108,6 @@ def _results(results: dict) -> str:
 
 def _gain_sentences(results: dict) -> str:
     """What fine-tuning bought in this run, whichever way it came out."""
-    from finetuning.results import verdict
-
     rows = {row["method"]: row for row in results["rows"]}
     others = [rows[method] for method in ("tfidf", "from_scratch") if method in rows]
     return " ".join(f"By this run, {verdict(rows['trainer'], other)}" for other in others if "trainer" in rows)

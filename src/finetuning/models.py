@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,6 @@ def _pass_over_tied_weights() -> None:
 
     A checkpoint stores T5's shared embedding once, and the Trainer calls its other names missing.
     """
-    import logging
 
     def keep(record: logging.LogRecord) -> bool:
         return not (

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetuning.trainer import curves
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -132,8 +134,6 @@ def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> F
 
 def plot_training(runs: dict[str, list[dict]]) -> Figure:
     """Loss and validation accuracy by epoch. ``runs``: dict of name -> the Trainer's log history."""
-    from finetuning.trainer import curves
-
     fig, (left, right) = figure("Training", width=11, columns=2)
     for colour, (name, history) in zip(COLOURS, runs.items(), strict=False):
         found = curves(history)

@@ -26,6 +26,7 @@ from authoring.bench.operators import profile_prediction, profile_training
 from authoring.bench.report import LONG, figures, peak_type, table
 from authoring.bench.start_up import kernel_start_seconds, seconds_by_kind, seconds_of
 from finetuning.batching import epoch_batches, token_rows
+from finetuning.data import clean_text, load_reviews
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
 from finetuning.labels import LABEL_WORDS, label_ids
@@ -88,7 +89,6 @@ class Bench:
         from datasets import disable_progress_bars
 
         disable_progress_bars()
-        from finetuning.data import clean_text, load_reviews
 
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.settings)
         self.splits: DatasetDict = load_reviews(self.settings.reviews, self.settings.reviews_revision)

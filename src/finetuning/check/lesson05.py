@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from finetuning.check.feedback import Mistake, exercise, name_mistake, near, number, result
 
 
@@ -82,8 +84,6 @@ def calibration_error(answer: Any) -> str:
 
     A bin holds confidences above one edge and up to the next.
     """
-    import numpy as np
-
     confidence, right = np.array([0.6, 0.6, 0.6, 0.6, 0.9, 0.9]), np.array([1, 1, 1, 0, 0, 1])
     error = number(result(answer, confidence, right, [0.5, 0.75, 1.0]))
     signed = "the gaps cancel: in one bin the model is too sure, in the other not sure enough. Take absolute values."

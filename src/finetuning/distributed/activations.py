@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from finetuning.errors import CourseError
+from finetuning.trainer import label_token_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,8 +95,6 @@ def saved_bytes(model: PreTrainedModel, batch: dict) -> int:
     ``batch`` as the collator makes it, with ``decoder_input_ids``. Each stored tensor is counted once.
     """
     import torch
-
-    from finetuning.trainer import label_token_loss
 
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     saved = {}

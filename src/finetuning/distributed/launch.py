@@ -9,6 +9,7 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -114,8 +115,6 @@ def free_port(port: int = 0) -> int:
 
     A launcher would take whoever listens there for its partner, and wait.
     """
-    import socket
-
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))

@@ -15,8 +15,9 @@ import numpy as np
 
 from finetuning.data import clean_text
 from finetuning.errors import CourseError
-from finetuning.labels import LABEL_WORDS
+from finetuning.labels import LABEL_WORDS, score_labels
 from finetuning.reviews import Row, not_utf8, open_reviews
+from finetuning.shipping.usage import load_shipped, read_usage
 
 COLUMN = "text"
 HEAD = ("row", "label", "probability_positive")
@@ -33,9 +34,6 @@ def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
     1, ``label`` is a label word, ``probability_positive`` the model's probability of the positive one. A review that
     cannot be read is named on standard error and skipped. Raises CourseError for a file that cannot be read at all.
     """
-    from finetuning.labels import score_labels
-    from finetuning.shipping.usage import load_shipped, read_usage
-
     read_usage(folder)  # said now rather than after the libraries are loaded
     rows, share = open_reviews(path, column=COLUMN)
     first = next(rows, None)
