@@ -340,19 +340,20 @@ def test_links_inside_the_repository_lead_somewhere(tmp_path):
     assert [target for _, target in links.broken(tmp_path)] == ["b.md", "#two"]
 
 
-def test_public_functions_have_types():
-    bare = []
-    for path in sorted((ROOT / "src").rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
-        for node in (node for owner in (tree, *classes) for node in owner.body if isinstance(node, ast.FunctionDef)):
-            if node.name.startswith("_") and node.name != "__init__":
-                continue
-            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
-            untyped = [one.arg for one in given if one and not one.annotation and one.arg not in ("self", "cls")]
-            if untyped or (node.returns is None and node.name != "__init__"):
-                bare.append(f"{path.name}:{node.lineno} {node.name} {' '.join(untyped)}")
-    assert bare == []
+def sizes(path):
+    """(lines of a module, [(function, its lines)])."""
+    text = path.read_text(encoding="utf-8")
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    return len(text.splitlines()), [(node.name, node.end_lineno - node.lineno + 1) for node in functions]
+
+
+def test_modules_and_functions_are_short_enough_to_be_read():
+    """pretrain.py, which is one recipe from start to end, may be longer."""
+    for path in (ROOT / "src").rglob("*.py"):
+        if path.name != "pretrain.py":
+            lines, functions = sizes(path)
+            assert lines <= 350, path
+            assert [name for name, length in functions if length > 60] == [], path
 
 
 def test_a_finished_run_is_shown_without_loading_what_trains(measured, runs):
@@ -374,3 +375,16 @@ def test_a_finished_run_is_shown_without_loading_what_trains(measured, runs):
     lines = done.stdout.splitlines()
     assert done.stdout.count("done before") == len(LESSONS) and lines[-1] == "", done.stdout + done.stderr
     assert any(" tfidf " in line and "0.890" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "predict --help", "predict --run none reviews.csv", "plan --help", "train none.json"]
+)
+def test_a_command_that_only_answers_loads_nothing_heavy(words, runs):
+    code = (
+        "import sys, contextlib\nfrom finetuning.__main__ import main\n"
+        f"with contextlib.suppress(SystemExit): main({words.split()!r})\n"
+        "print(*{'torch', 'datasets', 'transformers', 'sklearn', 'deepspeed', 'matplotlib', 'evaluate'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "", done.stdout + done.stderr

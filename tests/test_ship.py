@@ -306,7 +306,7 @@ def test_it_is_hardly_slower_than_the_lesson(runs, tmp_path, monkeypatch):
     save_usage(folder, choose())
     loaded = load_shipped(folder)
     monkeypatch.setattr(
-        "finetuning.shipping.usage.load_shipped", lambda _: loaded
+        "finetuning.shipping.predict.load_shipped", lambda _: loaded
     )  # the model is loaded once and not timed, as in the lesson
     lines = [json.loads(line) for line in (POCKET_REVIEWS / "train.jsonl").read_text().splitlines()]
     texts = [line["text"] for line in lines * 2][:2400]  # a full chunk and a part of one

@@ -16,12 +16,14 @@ from finetuning.plots import BLUE, GREEN, GREY, ORANGE, PURPLE
 from finetuning.workspace import LESSONS, home
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 INK, PAPER, PALE = "#222222", "#FFFFFF", "#F2F2F2"
 
 
-def _canvas(width, height):
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"svg.hashsalt": "finetuning", "font.family": "DejaVu Sans"})
@@ -32,7 +34,20 @@ def _canvas(width, height):
     return fig, ax
 
 
-def _box(ax, x, y, width, height, text, *, fill=PALE, edge=GREY, color=INK, size=13, weight="normal"):
+def _box(
+    ax: Axes,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    text: str,
+    *,
+    fill: str = PALE,
+    edge: str = GREY,
+    color: str = INK,
+    size: float = 13,
+    weight: str = "normal",
+) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     shape = f"round,pad=0,rounding_size={min(0.12, height / 3)}"
@@ -40,7 +55,7 @@ def _box(ax, x, y, width, height, text, *, fill=PALE, edge=GREY, color=INK, size
     ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=color, weight=weight)
 
 
-def _arrow(ax, start, end, color=INK):
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color: str = INK) -> None:
     style = {"arrowstyle": "-|>", "color": color, "linewidth": 2, "mutation_scale": 18, "shrinkA": 0, "shrinkB": 0}
     ax.annotate("", xy=end, xytext=start, arrowprops=style)
 
@@ -192,7 +207,7 @@ def zero_stages() -> Figure:
     return fig
 
 
-def _bar(x, y, width, colour, height=0.2, edge=PAPER):
+def _bar(x: float, y: float, width: float, colour: str, height: float = 0.2, edge: str = PAPER) -> Rectangle:
     from matplotlib.patches import Rectangle
 
     return Rectangle((x, y), width, height, facecolor=colour, edgecolor=edge, linewidth=0.5)

@@ -10,8 +10,9 @@ from pathlib import Path
 from authoring.first_cell import put_first_cells, repository
 from finetuning.errors import CourseError
 from finetuning.files import fill_block, write_atomically
-from finetuning.profiles import PROFILES, describe
-from finetuning.results import caption, markdown_table, results_table
+from finetuning.plots import plot_rank_memory
+from finetuning.profiles import PROFILES, Profile, describe
+from finetuning.results import caption, markdown_table, results_table, verdict
 from finetuning.workspace import LESSONS, executed_copy, execution_mark, home, read_results, run_folder
 
 COMMAND = "make readme"
@@ -63,7 +64,6 @@ def draw_memory(results: dict, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from finetuning.plots import plot_rank_memory
 
     rows = _sharded(results)
     title = f"What each of {rows[0]['world_size']} ranks holds: {results['run']['model']}, {rows[0]['parameters']:,} parameters"
@@ -72,20 +72,20 @@ def draw_memory(results: dict, path: Path) -> None:
     fig.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _links():
+def _links() -> str:
     address = repository()
     badge = f"[![ci]({address}/actions/workflows/ci.yml/badge.svg)]({address}/actions/workflows/ci.yml)"
     place = address.removeprefix("https://github.com/")
     return f"{badge} · [open in Codespaces](https://codespaces.new/{place}) · [open on Colab]({_colab(LESSONS[0])})"
 
 
-def _colab(lesson):
+def _colab(lesson: str) -> str:
     return (
         repository().replace("github.com", "colab.research.google.com/github") + f"/blob/main/notebooks/{lesson}.ipynb"
     )
 
 
-def _results(results):
+def _results(results: dict) -> str:
     run = results["run"]
     measured = {row["method"]: row for row in results_table(results).to_dict("records")}
     rows = []
@@ -106,16 +106,14 @@ def _results(results):
     )
 
 
-def _gain_sentences(results):
+def _gain_sentences(results: dict) -> str:
     """What fine-tuning bought in this run, whichever way it came out."""
-    from finetuning.results import verdict
-
     rows = {row["method"]: row for row in results["rows"]}
     others = [rows[method] for method in ("tfidf", "from_scratch") if method in rows]
     return " ".join(f"By this run, {verdict(rows['trainer'], other)}" for other in others if "trainer" in rows)
 
 
-def _memory(results):
+def _memory(results: dict) -> str:
     rows = _sharded(results)
     if not rows:
         return f"Memory per rank: {MISSING}."
@@ -128,18 +126,18 @@ def _memory(results):
     )
 
 
-def _sharded(results):
+def _sharded(results: dict) -> list[dict]:
     """The rows that hold counted bytes of ZeRO's stages, in their order."""
     rows = {row["method"]: row for row in results["rows"]}
-    found = [rows.get(f"deepspeed_zero{stage}") for stage in range(4)]
-    return found if all(row and row["bytes_per_rank"] for row in found) else []
+    found = [rows[method] for stage in range(4) if (method := f"deepspeed_zero{stage}") in rows]
+    return found if len(found) == 4 and all(row["bytes_per_rank"] for row in found) else []
 
 
-def _precision(rows):
+def _precision(rows: list[dict]) -> str:
     return "bf16" if rows[0]["bytes_per_rank"]["parameters"] < 3 * rows[0]["parameters"] else "fp32"
 
 
-def _lesson(lesson):
+def _lesson(lesson: str) -> tuple[str, ...]:
     name, question, minutes = _announced(lesson)
     return (
         f"[{lesson[:2]} {name}](notebooks/{lesson}.ipynb)",
@@ -150,12 +148,12 @@ def _lesson(lesson):
     )
 
 
-def _all_lessons():
+def _all_lessons() -> tuple[str, ...]:
     minutes = [_announced(lesson)[2] for lesson in LESSONS]
     return "all", "", f"{sum(minutes)} minutes" if all(minutes) else MISSING, _duration(course_seconds(RUN)), ""
 
 
-def _announced(lesson):
+def _announced(lesson: str) -> tuple[str, str, int]:
     """A lesson's name, its question and the minutes that reading it takes (0: it does not say), from its first cell."""
     import nbformat
 
@@ -177,7 +175,7 @@ def course_seconds(run: str) -> float | None:
     return sum(seconds) if len(seconds) == len(LESSONS) else None
 
 
-def _profile(profile):
+def _profile(profile: Profile) -> tuple[str, ...]:
     results, seconds = read_results(profile.name), course_seconds(profile.name)
     whole, peak = MISSING, MISSING
     if results is not None and seconds is not None and not results["run"]["limit"]:
@@ -194,7 +192,7 @@ def _profile(profile):
     )
 
 
-def _peak(rows):
+def _peak(rows: list[dict]) -> str:
     for key, where in (("peak_device_bytes", "on the GPU"), ("peak_rss_bytes", "per process")):
         found = [row[key] for row in rows if row[key]]
         if found:
@@ -202,7 +200,7 @@ def _peak(rows):
     return MISSING
 
 
-def _duration(seconds):
+def _duration(seconds: float | None) -> str:
     if seconds is None:
         return MISSING
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"

@@ -14,6 +14,7 @@ import re
 import shutil
 import struct
 import textwrap
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ def make_slides(folder: Path, run: str) -> list[Path]:
     return decks
 
 
-def _copy_reveal(folder):
+def _copy_reveal(folder: Path) -> None:
     """reveal.js out of the package sphinx-revealjs, which ships it; the package itself is not imported."""
     package = find_spec("sphinx_revealjs")
     if package is None or package.submodule_search_locations is None:
@@ -109,7 +110,7 @@ def arrange(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def _break(pieces):
+def _break(pieces: list[NotebookNode]) -> list[NotebookNode]:
     """Set where new slides begin, by the estimated heights; returns the pieces that begin one."""
     filled, starts = 0, []
     for piece in pieces:
@@ -124,7 +125,7 @@ def _break(pieces):
     return starts
 
 
-def _pieces(cell, kind):
+def _pieces(cell: NotebookNode, kind: str) -> list[NotebookNode]:
     """A cell as smaller ones with their heights in pixels.
 
     The first has the cell's slide type, the whole text goes to the notes.
@@ -140,23 +141,23 @@ def _pieces(cell, kind):
     return [shown[0], *notes, _notes(plain), *shown[1:]]
 
 
-def _cell(make, source, kind, height):
+def _cell(make: Callable[..., NotebookNode], source: str, kind: str, height: float) -> NotebookNode:
     return make(source, metadata={"slideshow": {"slide_type": kind}, "height": height})
 
 
-def _markdown(text, height):
+def _markdown(text: str, height: float) -> NotebookNode:
     from nbformat.v4 import new_markdown_cell
 
     return _cell(new_markdown_cell, text.replace("](../img/", "](img/"), "-", height)
 
 
-def _notes(text):
+def _notes(text: str) -> NotebookNode:
     from nbformat.v4 import new_markdown_cell
 
     return _cell(new_markdown_cell, re.sub(r"!\[(.*?)\]\(.*?\)", r"(Picture: \1)", text), "notes", 0)
 
 
-def _slide_blocks(text):
+def _slide_blocks(text: str) -> Iterator[tuple[str, float]]:
     """What of a text a slide shows.
 
     (Markdown, height) for its heading, first sentences, questions, lists, tables and pictures.
@@ -190,7 +191,7 @@ def _slide_blocks(text):
                 yield kept, _lines(kept, 92) * 41 + 12
 
 
-def _first_sentences(paragraph, words):
+def _first_sentences(paragraph: str, words: int) -> str:
     """The first sentence of a paragraph, and the next ones as long as they stay within so many words."""
     sentences = re.split(r"(?<=[.!?:])\s+(?=[A-Z*`\[])", paragraph.replace("\n", " "))
     kept = sentences[:1]
@@ -202,7 +203,7 @@ def _first_sentences(paragraph, words):
     return " ".join(kept)
 
 
-def _table(lines):
+def _table(lines: list[str]) -> Iterator[tuple[str, float]]:
     """A table in pieces that fit on one slide, each with the head line."""
     head = lines[:2]
     part: list[str] = []
@@ -217,12 +218,12 @@ def _table(lines):
     yield "\n".join([*head, *part]), filled
 
 
-def _lines(text, width):
+def _lines(text: str, width: int) -> int:
     shown = re.sub(r"\]\(.*?\)", "]", text)
     return max(1, math.ceil(len(shown) / width))
 
 
-def _picture_height(block):
+def _picture_height(block: str) -> float:
     """The height of a picture on the slide: as wide as the slide, at most 400 pixels high."""
     address = re.findall(r"\]\((.*?)\)", block)[0]
     svg = (home() / "notebooks" / address).read_text()
@@ -230,13 +231,14 @@ def _picture_height(block):
     return min(400, height * 1.34, 1190 * height / width)
 
 
-def _code_pieces(cell, kind):
+def _code_pieces(cell: NotebookNode, kind: str) -> list[NotebookNode]:
     from nbformat.v4 import new_code_cell
 
     lines = sum(_lines(line, 97) for line in cell.source.splitlines())
     pieces = [_cell(new_code_cell, cell.source, kind, lines * 27 + 26)]
     if cell.outputs and "remove-input" in cell.metadata.get("tags", []):
         pieces = []
+    height: float
     for output in _joined(cell.outputs):
         data = output.get("data", {})
         if output.output_type == "stream":
@@ -252,7 +254,7 @@ def _code_pieces(cell, kind):
     return pieces
 
 
-def _table_output(output, rows=20):
+def _table_output(output: NotebookNode, rows: int = 20) -> tuple[NotebookNode, float]:
     """A table as an output with its height.
 
     Many rows or columns are set in small type, rows beyond ``rows`` left out.
@@ -270,7 +272,7 @@ def _table_output(output, rows=20):
     return new_output("display_data", data={"text/html": small}), 26 * len(lines) + 50
 
 
-def _joined(outputs):
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """The outputs of a cell, with text that follows on text made one."""
     from nbformat.v4 import new_output
 
@@ -287,13 +289,13 @@ def _joined(outputs):
     return joined
 
 
-def _png_height(encoded):
+def _png_height(encoded: str) -> float:
     """The height of a plot on the slide: its own, at most 600 pixels and as wide as the slide."""
     width, height = struct.unpack(">II", base64.b64decode(encoded)[16:24])
     return min(600, height, 1190 * height / width) + 10
 
 
-def _shorten(text, lines=18, width=104):
+def _shorten(text: str, lines: int = 18, width: int = 104) -> list[str]:
     """The first lines of a long output, wrapped as the slide will show them."""
     wrapped = [
         part

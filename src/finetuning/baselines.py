@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from finetuning.data import take
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from sklearn.pipeline import Pipeline
@@ -37,8 +39,6 @@ def learning_curve(train: Dataset, test: Dataset, sizes: list[int], *, repeats: 
 
     Each repeat trains on another stratified sample of the training split.
     """
-    from finetuning.data import take
-
     scores = np.zeros((len(sizes), repeats))
     for i, size in enumerate(sizes):
         for repeat in range(repeats):

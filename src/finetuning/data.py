@@ -70,7 +70,7 @@ def load_reviews(place: str, revision: str | None = None, *, limit: int = 0, see
     return splits
 
 
-def _split_files(folder):
+def _split_files(folder: Path) -> dict[str, Path]:
     files = {}
     for name in ("train", "validation", "test"):
         found = sorted(file for file in folder.glob(f"{name}*") if file.suffix in FORMATS)
@@ -104,7 +104,7 @@ def _read_file(path: Path) -> Dataset:
         raise CourseError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _read_hub(place, revision):
+def _read_hub(place: str, revision: str | None) -> dict[str, Dataset]:
     """A data set of the Hub by its id; one sentence when it cannot be reached."""
     from datasets import load_dataset
 
@@ -119,7 +119,7 @@ def _read_hub(place, revision):
     return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
 
-def _checked(split, where):
+def _checked(split: Dataset, where: str) -> Dataset:
     """The split with texts and 0/1 labels, or a sentence on the first row that has neither."""
     missing = [column for column in ("text", "label") if column not in split.column_names]
     if missing:
@@ -135,7 +135,7 @@ def _checked(split, where):
     return split.remove_columns("label").add_column("label", labels)
 
 
-def _check_classes(split, where, needed):
+def _check_classes(split: Dataset, where: str, needed: int) -> None:
     counts = np.bincount(split["label"], minlength=2)
     if counts.min() < needed:
         raise CourseError(

@@ -13,7 +13,7 @@ class CourseError(Exception):
     Jupyter shows the sentence alone, without a traceback.
     """
 
-    def _render_traceback_(self):
+    def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
 
 

@@ -39,7 +39,7 @@ def by_one_step(
     """
     import torch
 
-    def answer(rows):
+    def answer(rows: Sequence[Sequence[int]]) -> Tensor:
         ids, mask = padded(rows, limit, device=model.device)
         start = torch.full((len(rows), 1), model.config.decoder_start_token_id, device=model.device)
         return model(input_ids=ids, attention_mask=mask, decoder_input_ids=start).logits[:, 0, list(words)]

@@ -45,13 +45,18 @@ def this_machine() -> dict:
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_bytes": _memory(),
         "gpu": gpu.name if gpu else None,
         "gpus": torch.cuda.device_count(),
         "gpu_memory_bytes": gpu.total_memory if gpu else None,
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def usable_cores() -> int:
+    """The processor's cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory() -> dict[str, int | None]:
@@ -76,7 +81,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
-def _processor():
+def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -85,7 +90,7 @@ def _processor():
     return platform.processor() or platform.machine()
 
 
-def _memory():
+def _memory() -> int:
     """Memory in bytes, the control group's limit where one is set."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")

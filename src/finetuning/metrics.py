@@ -13,20 +13,20 @@ _FEATURES = Features({"predictions": Value("int32"), "references": Value("int32"
 class Accuracy(evaluate.Metric):
     """Share of right predictions; scikit-learn's number behind the ``evaluate`` interface, so that no Hub is needed."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(description="accuracy", citation="", features=_FEATURES)
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         return {"accuracy": float(accuracy_score(references, predictions))}
 
 
 class F1(evaluate.Metric):
     """Harmonic mean of precision and recall of the positive class."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(description="F1", citation="", features=_FEATURES)
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         return {"f1": float(f1_score(references, predictions, zero_division=0))}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetuning.errors import CourseError, hub_error
 from finetuning.files import SEAL, sealed_aside
@@ -62,14 +63,13 @@ def load_model(settings: Profile, *, from_scratch: bool = False, dropout: float 
     )
 
 
-def _pass_over_tied_weights():
+def _pass_over_tied_weights() -> None:
     """Drop one false alarm.
 
     A checkpoint stores T5's shared embedding once, and the Trainer calls its other names missing.
     """
-    import logging
 
-    def keep(record):
+    def keep(record: logging.LogRecord) -> bool:
         return not (
             record.getMessage().startswith(
                 "There were missing keys in the checkpoint model loaded: ['encoder.embed_tokens.weight'"
@@ -81,7 +81,7 @@ def _pass_over_tied_weights():
         logger.addFilter(keep)
 
 
-def _from_hub_or_folder(kind, settings, **options):
+def _from_hub_or_folder(kind: Any, settings: Profile, **options: Any) -> Any:
     from httpx import HTTPError
     from huggingface_hub.constants import HF_HUB_OFFLINE
     from safetensors import SafetensorError

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetuning.trainer import curves
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -67,10 +69,7 @@ def plot_truncation(limits: list[int], cut: np.ndarray, lost: np.ndarray, max_le
 
 
 def plot_padding(tokens: dict[str, int], real: int) -> Figure:
-    """Bars of the tokens computed per epoch by padding strategy, the real ones marked.
-
-    ``tokens``: dict of name -> count.
-    """
+    """Bars of the tokens computed per epoch by padding strategy, the real ones marked."""
     fig, ax = figure("Tokens computed in one epoch", height=0.8 + 0.8 * len(tokens))
     names = list(tokens)
     ax.barh(names, [tokens[name] for name in names], color=ORANGE, label="padding")
@@ -135,8 +134,6 @@ def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> F
 
 def plot_training(runs: dict[str, list[dict]]) -> Figure:
     """Loss and validation accuracy by epoch. ``runs``: dict of name -> the Trainer's log history."""
-    from finetuning.trainer import curves
-
     fig, (left, right) = figure("Training", width=11, columns=2)
     for colour, (name, history) in zip(COLOURS, runs.items(), strict=False):
         found = curves(history)

@@ -98,7 +98,7 @@ def choose(
     return settings
 
 
-def _absolute(place):
+def _absolute(place: str) -> str:
     """A file or folder as an absolute path (notebooks run in a folder of their own); a Hub id as it is."""
     path = Path(place).expanduser()
     return str(path.resolve()) if path.exists() else place

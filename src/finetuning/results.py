@@ -83,7 +83,7 @@ def _two_digits(value: float) -> str:
     return np.format_float_positional(value, precision=2, fractional=False, trim="-")
 
 
-def _count(value):
+def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 

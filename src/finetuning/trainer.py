@@ -17,7 +17,10 @@ from finetuning.files import SEAL, file_digest, find_damage, seal, write_atomica
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import (
+        EvalPrediction,
         TrainerCallback,
+        TrainerControl,
+        TrainerState,
         TrainingArguments,
     )
 
@@ -43,7 +46,7 @@ def first_step_logits(words: list[int]) -> Callable:
     Keep the two label words' logits of the first decoder step.
     """
 
-    def keep(logits, labels):
+    def keep(logits: Any, labels: Any) -> Tensor:
         return (logits[0] if isinstance(logits, tuple) else logits)[:, 0, words]
 
     return keep
@@ -55,7 +58,7 @@ def label_accuracy(words: list[int]) -> Callable:
 
     metrics = classification_metrics()
 
-    def compute(prediction):
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
         wanted = (prediction.label_ids[:, 0] == words[1]).astype(int)
         return metrics.compute(predictions=prediction.predictions.argmax(-1), references=wanted)
 
@@ -112,19 +115,23 @@ def keep_checkpoints() -> TrainerCallback:
     class Keep(TrainerCallback):
         seconds = 0.0
 
-        def on_train_begin(self, args, state, control, **kwargs):
+        def on_train_begin(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        ) -> None:
             seal_of = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SEAL
             self.before = json.loads(seal_of.read_text())["seconds"] if state.global_step else 0.0
             self.began = time.perf_counter()
 
-        def _count(self):
+        def _count(self) -> None:
             self.seconds = self.before + time.perf_counter() - self.began
 
-        def on_save(self, args, state, control, **kwargs):
+        def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
             self._count()
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", seconds=self.seconds)
 
-        def on_train_end(self, args, state, control, **kwargs):
+        def on_train_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        ) -> None:
             self._count()
 
     return Keep()
@@ -135,7 +142,9 @@ def stop_after(epochs: float) -> TrainerCallback:
     from transformers import TrainerCallback
 
     class Stop(TrainerCallback):
-        def on_epoch_end(self, args, state, control, **kwargs):
+        def on_epoch_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        ) -> TrainerControl:
             control.should_training_stop = state.epoch >= epochs
             control.should_save = True
             return control

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -106,7 +106,7 @@ class Workspace:
         self.results_file = self.path / "results.json"
         self._check_settings()
 
-    def _about(self):
+    def _about(self) -> dict[str, Any]:
         """What identifies a run: two runs that differ in any of it must not share a folder."""
         settings = self.settings
         return {
@@ -117,7 +117,7 @@ class Workspace:
             "seed": settings.seed,
         }
 
-    def _check_settings(self):
+    def _check_settings(self) -> None:
         if not self.results_file.exists():
             return
         kept = self.results()["run"]
@@ -145,7 +145,7 @@ class Workspace:
         results["rows"].sort(key=lambda row: row["lesson"])  # stable: within a lesson the order of writing
         self._write_results(results)
 
-    def _write_results(self, results):
+    def _write_results(self, results: dict) -> None:
         write_atomically(self.results_file, json.dumps(with_digest(results), indent=2) + "\n")
 
     def keep_seconds(self, seconds: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from finetuning.batching import epoch_batches, length_sorted_batches, token_rows
+from finetuning.data import clean, load_reviews
 from finetuning.labels import LABEL_WORDS, by_one_step, label_ids
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import Profile
@@ -25,8 +26,6 @@ def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -
     Both trainings see the same reviews with the same rate, schedule and epochs, and the same seed.
     """
     import torch
-
-    from finetuning.data import clean, load_reviews
 
     splits = clean(load_reviews(pocket.reviews))
     tokenizer = load_tokenizer(pocket)

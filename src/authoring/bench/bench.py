@@ -12,6 +12,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from authoring.bench.operators import profile_prediction, profile_training
 from authoring.bench.report import LONG, figures, peak_type, table
 from authoring.bench.start_up import kernel_start_seconds, seconds_by_kind, seconds_of
 from finetuning.batching import epoch_batches, token_rows
+from finetuning.data import clean_text, load_reviews
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
 from finetuning.labels import LABEL_WORDS, label_ids
@@ -87,7 +89,6 @@ class Bench:
         from datasets import disable_progress_bars
 
         disable_progress_bars()
-        from finetuning.data import clean_text, load_reviews
 
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.settings)
         self.splits: DatasetDict = load_reviews(self.settings.reviews, self.settings.reviews_revision)
@@ -141,7 +142,7 @@ class Bench:
             },
         )
 
-    def _share_of_peak(self, rounds):
+    def _share_of_peak(self, rounds: list[dict]) -> dict[str, Any] | None:
         """Operations per second on the wide batches, update of the weights included, over the peak of products."""
         shares = []
         for one in rounds:
@@ -236,11 +237,11 @@ class Bench:
         ours = recipes.our_recipe()
         rng = np.random.default_rng(1)
 
-        def seconds(model, reviews, tokens):
+        def seconds(model: T5ForConditionalGeneration, reviews: int, tokens: int) -> float:
             rows = rng.integers(5, min(30000, model.config.vocab_size), (reviews, tokens)).tolist()
             return float(np.median(Training(model, ours, self.answers, tokens).seconds([(rows, [0] * reviews)] * 3)))
 
-        def fit(name, sizes, made):
+        def fit(name: str, sizes: Sequence[float], made: Sequence[float]) -> dict[str, Any]:
             self.say(
                 f"growth with {name}: {', '.join(f'{size:,.0f}: {taken:.3f} s' for size, taken in zip(sizes, made, strict=True))}"
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, concatenate_datasets
@@ -30,13 +32,13 @@ def data_path(
     texts = texts.select(range(min(len(texts), 400 if quick else 50_000)))
     prompt, limit = settings.prompt, settings.max_length
 
-    def tokenize(texts):
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
         return token_rows(tokenizer, [clean_text(text) for text in texts], prompt=prompt, max_length=limit)
 
-    def many(batch):
+    def many(batch: dict[str, list]) -> dict[str, list]:
         return {"input_ids": tokenize(batch["text"])}
 
-    def timed(work):
+    def timed(work: Callable[[], Any]) -> float:
         began = time.perf_counter()
         work()
         return len(texts) / (time.perf_counter() - began)
@@ -48,7 +50,7 @@ def data_path(
         for processes in (1, 2):
             name = f"map, batched, {processes} process{'es' if processes > 1 else ''}"
             share = {"num_proc": processes if processes > 1 else None, "load_from_cache_file": False}
-            speeds[name] = timed(lambda share=share: stored.map(many, batched=True, **share))
+            speeds[name] = timed(partial(stored.map, many, batched=True, **share))
         speeds["map again, from the Arrow cache"] = timed(lambda: stored.map(many, batched=True))
     train = splits["train"]
     train = train.select(range(min(len(train), 400 if quick else 25_000)))

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from finetuning.distributed import jobs
+from finetuning.distributed import jobs, launch
 from finetuning.distributed.planner import FAMILY
 from finetuning.profiles import choose
+from finetuning.workspace import Workspace
 
 SHAPES = {  # two smaller than t5-small, of the same make; then the family's own
     "tiny": {**FAMILY["google-t5/t5-small"], "num_layers": 4, "d_model": 256, "d_ff": 1024, "num_heads": 4},
@@ -30,9 +31,6 @@ def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> dict[st
 
 def seconds_by_ranks(ranks: int) -> float:
     """Seconds of a DeepSpeed step (stage 0, t5-tiny's shape) on 16 reviews shared out over so many ranks."""
-    from finetuning.distributed import launch
-    from finetuning.workspace import Workspace
-
     workspace = Workspace("pocket", choose())
     one = jobs.training_job(
         workspace, f"bench_{ranks}", deepspeed="zero0", steps=6, micro_batch=8 // ranks, accumulation=2, shape=SHAPES["tiny"]

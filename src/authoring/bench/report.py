@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from finetuning import plots
 from finetuning.plots import BLUE, GREY, figure
 from finetuning.results import markdown_table
 
@@ -151,7 +152,6 @@ def figures(found: dict, folder: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from finetuning import plots
 
     for part in ("training", "prediction"):
         fig = plots.plot_factors(found[part]["factors"], f"Where the speed of {part} comes from")

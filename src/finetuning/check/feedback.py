@@ -27,9 +27,9 @@ def exercise(*hints: str) -> Callable:
     more specific than the one before, and after the last one points to the solution.
     """
 
-    def decorate(look):
+    def decorate(look: Callable[[Any], str]) -> Callable[..., None]:
         @functools.wraps(look)
-        def check(answer=None):
+        def check(answer: Any = None) -> None:
             name = look.__name__
             if is_gap(answer):
                 print(OPEN)
@@ -139,7 +139,7 @@ def compare(guess: Any, outcome: Any, form: str = "{}") -> None:
         print(f"Your guess: {form.format(guess)}. Outcome: {came}. {_distance(guess, outcome)}")
 
 
-def _distance(guess, outcome):
+def _distance(guess: float, outcome: float) -> str:
     if math.isclose(guess, outcome, rel_tol=0.1):
         return "Well guessed."
     if 0 < abs(outcome) <= 1 < abs(guess):

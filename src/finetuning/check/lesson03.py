@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from finetuning.check.feedback import Mistake, exercise, near, number, result
 
 
@@ -43,8 +45,6 @@ def positive_probability(answer: Any) -> str:
 
     Logits of shape (reviews, vocabulary).
     """
-    import numpy as np
-
     logits = np.array([[9.0, 1.0, 2.0, 0.5], [0.0, 3.0, 0.0, 4.0]])
     given = result(answer, logits, [1, 2])
     if isinstance(given, list) and len(given) == 2 and all(isinstance(row, list) for row in given):

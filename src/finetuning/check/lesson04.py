@@ -3,6 +3,7 @@
 from typing import Any
 
 from finetuning.check.feedback import Mistake, exercise, name_mistake, near, number, result
+from finetuning.distributed.memory import expected_bytes
 
 
 @exercise(
@@ -12,8 +13,6 @@ from finetuning.check.feedback import Mistake, exercise, name_mistake, near, num
 )
 def zero_bytes(answer: Any) -> str:
     """``answer(parameters, stage, ranks)``: bytes per rank of a bf16 training with Adam and an fp32 master copy."""
-    from finetuning.distributed.memory import expected_bytes
-
     cases = [(1000, stage, ranks) for stage in range(4) for ranks in (2, 4)]
     given = {case: number(result(answer, *case)) for case in cases}
     plain = given[1000, 0, 4]

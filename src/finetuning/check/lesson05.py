@@ -1,6 +1,9 @@
 """Lesson 05: a paired test, the calibration error, a slice, predictions in a stream."""
 
+from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from finetuning.check.feedback import Mistake, exercise, name_mistake, near, number, result
 
@@ -81,8 +84,6 @@ def calibration_error(answer: Any) -> str:
 
     A bin holds confidences above one edge and up to the next.
     """
-    import numpy as np
-
     confidence, right = np.array([0.6, 0.6, 0.6, 0.6, 0.9, 0.9]), np.array([1, 1, 1, 0, 0, 1])
     error = number(result(answer, confidence, right, [0.5, 0.75, 1.0]))
     signed = "the gaps cancel: in one bin the model is too sure, in the other not sure enough. Take absolute values."
@@ -120,12 +121,12 @@ def stream_answers(answer: Any) -> str:
         raise Mistake("hand over the function itself, without brackets behind its name.")
     taken, batches = [], []
 
-    def texts():
+    def texts() -> Iterator[str]:
         for i in range(7):
             taken.append(i)
             yield f"review {i}"
 
-    def predict(batch):
+    def predict(batch: list[str]) -> list[str]:
         batches.append(len(batch))
         return [text.upper() for text in batch]
 

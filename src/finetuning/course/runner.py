@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import dropwhile
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -108,7 +109,7 @@ def only_run(name: str) -> Iterator[None]:
         lock.release()
 
 
-def _put_aside_damaged_results(name):
+def _put_aside_damaged_results(name: str) -> None:
     """With the results gone no lesson counts as done, and all are run again."""
     try:
         read_results(name)
@@ -118,7 +119,7 @@ def _put_aside_damaged_results(name):
         print(f"{results} is damaged and was put aside as results.damaged.json; all lessons are run again", flush=True)
 
 
-def _done(name, source):
+def _done(name: str, source: Path) -> bool:
     """Whether the run holds its results, a whole execution of this very notebook, and what that left."""
     copy = executed_copy(name, source.stem)
     mark = execution_mark(copy)
@@ -133,7 +134,7 @@ def _done(name, source):
     return not wrong
 
 
-def _execute(workspace, lesson, source, parameters):
+def _execute(workspace: Workspace, lesson: str, source: Path, parameters: dict[str, Any]) -> None:
     """One lesson through papermill, with a line per slow cell; its copy is marked when it is done."""
     import nbformat
     import papermill
@@ -188,7 +189,7 @@ def _execute(workspace, lesson, source, parameters):
     print(f"{lesson}  done in {seconds:.0f} s", flush=True)
 
 
-def _plain(text):
+def _plain(text: str) -> str:
     """Text without terminal colours."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
@@ -199,11 +200,11 @@ def register_engine() -> None:
 
     class Engine(NBClientEngine):
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
             report = nb_man.cell_complete
             code = [cell for cell in nb_man.nb.cells if cell.cell_type == "code"]
 
-            def cell_complete(cell, *positional, **named):
+            def cell_complete(cell: Any, *positional: Any, **named: Any) -> None:
                 report(cell, *positional, **named)
                 if cell.cell_type == "code":
                     timing = cell.metadata.papermill

@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from finetuning.errors import CourseError
+from finetuning.trainer import label_token_loss
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, T5Config
 
 
@@ -38,17 +40,17 @@ def activation_bytes(
     width, stream = PRECISIONS[precision]
     d, inner, heads, layers = shape.d_model, shape.d_kv * shape.num_heads, shape.num_heads, shape.num_decoder_layers
 
-    def norm(readers):  # autocast makes a bf16 copy for each linear layer that reads the normed states
+    def norm(readers: int) -> int:  # autocast makes a bf16 copy for each linear layer that reads the normed states
         return 4 + d * (8 + 2 * readers if autocast else 10 if precision == "bf16" else 12)
 
-    def attention(length):  # autocast: the softmax in fp32 and its bf16 copy
+    def attention(length: int) -> int:  # autocast: the softmax in fp32 and its bf16 copy
         return length * (norm(3) + 4 * inner * width) + heads * length**2 * (6 if autocast else width)
 
-    def feed_forward(length):
+    def feed_forward(length: int) -> int:
         kept = width * shape.d_ff * _kept_by_activation(shape, autocast)
         return length * (norm(2 if shape.is_gated_act else 1) + kept)
 
-    def gradients(length):  # while a layer is passed backwards, beyond what it saved: two of its largest tensor
+    def gradients(length: int) -> int:  # while a layer is passed backwards, beyond what it saved: two of its largest
         return max(2 * width * length * shape.d_ff, 2 * stream * heads * length**2 - feed_forward(length))
 
     cross = written * (norm(1) + 2 * inner * width) + read * (2 * inner * width + (4 * d if autocast else 0))
@@ -79,7 +81,7 @@ def activation_bytes(
     return {"encoder": encoder, "decoder": decoder, "logits": logits, "backward": backward}
 
 
-def _kept_by_activation(shape, autocast):
+def _kept_by_activation(shape: T5Config, autocast: bool) -> int:
     """How many tensors of d_ff values per token the feed-forward layer saves."""
     kept = {"relu": 0, "gelu_new": 4}.get(shape.dense_act_fn, 1)  # gelu_new is written out in five operations
     if shape.is_gated_act:
@@ -94,12 +96,10 @@ def saved_bytes(model: PreTrainedModel, batch: dict) -> int:
     """
     import torch
 
-    from finetuning.trainer import label_token_loss
-
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     saved = {}
 
-    def keep(tensor):
+    def keep(tensor: Tensor) -> Tensor:
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 

@@ -9,6 +9,7 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ import numpy as np
 from finetuning.distributed.jobs import TrainingJob, jobs_as_json, training_job
 from finetuning.errors import CourseError, way_out
 from finetuning.files import write_atomically
+from finetuning.machine import usable_cores
 from finetuning.trainer import last_whole_checkpoint
 
 if TYPE_CHECKING:
@@ -113,8 +115,6 @@ def free_port(port: int = 0) -> int:
 
     A launcher would take whoever listens there for its partner, and wait.
     """
-    import socket
-
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
@@ -159,18 +159,17 @@ def largest_trainable(
     return fitted
 
 
-def _gpus():
+def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
 
 
-def _environment(ranks):
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def _environment(ranks: int) -> dict[str, str]:
     ours = {
         "FINETUNING_WATCHED": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
-        "OMP_NUM_THREADS": str(max(1, cores // ranks)),
+        "OMP_NUM_THREADS": str(max(1, usable_cores() // ranks)),
         "PYTHONUNBUFFERED": "1",
     }
     if not _gpus():
@@ -296,7 +295,7 @@ def stop(processes: list[subprocess.Popen], patience: float = 5) -> None:
                 process.wait(timeout=max(0.1, ends - time.monotonic()))
 
 
-def _failure(job, code, log, limit):
+def _failure(job: TrainingJob, code: int, log: Path, limit: float) -> str:
     """One sentence on a failed training, the failing rank's last lines and the way out."""
     folder = Path(job.folder)
     errors = [json.loads(path.read_text()) for path in folder.glob("rank*.error.json")]

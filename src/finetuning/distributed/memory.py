@@ -104,7 +104,7 @@ def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
     return counted
 
 
-def _tensors(owner, *attributes):
+def _tensors(owner: Any, *attributes: str) -> list:
     """The tensors that lie under these attributes of an object, in lists and dicts or alone."""
     found, waiting = [], [getattr(owner, attribute, None) for attribute in attributes]
     while waiting:
@@ -118,7 +118,7 @@ def _tensors(owner, *attributes):
     return found
 
 
-def _stored(tensors):
+def _stored(tensors: list) -> dict[int, int]:
     """Storages behind tensors: a dict of address -> bytes. Scalars (Adam's step counters) are left out."""
     storages = {}
     for tensor in tensors:

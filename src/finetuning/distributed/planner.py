@@ -83,7 +83,7 @@ class Plan:
     rows: list
     advice: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         head = ("strategy", "micro-batch", *self.rows[0].bytes, "sum", "main memory")
         table = [head]
         for row in self.rows:
@@ -182,7 +182,7 @@ def count_parameters(shape: T5Config) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=32)
-def _count(shape):
+def _count(shape: str) -> tuple[int, int]:
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -266,7 +266,7 @@ def family_bytes(numbers: tuple[int, ...] = (1, 8, 64)) -> dict[int, dict[str, d
     }
 
 
-def _row(shape, strategy, gpus, usable, setting):
+def _row(shape: T5Config, strategy: str, gpus: int, usable: float, setting: dict[str, Any]) -> PlanRow:
     fits = 0
     while sum(needed_bytes(shape, strategy, gpus, max(1, 2 * fits), **setting)[0].values()) <= usable:
         fits = max(1, 2 * fits)
@@ -274,7 +274,7 @@ def _row(shape, strategy, gpus, usable, setting):
     return PlanRow(strategy, *STRATEGIES[strategy], fits, sizes, host)
 
 
-def _advice(row, gpus):
+def _advice(row: PlanRow, gpus: int) -> str:
     most = f"micro-batches of up to {row.micro_batch} review{'s' if row.micro_batch > 1 else ''}"
     if row.strategy == "plain":
         return f"The plain Trainer fits, with {most}: you do not need DeepSpeed."
@@ -282,7 +282,7 @@ def _advice(row, gpus):
     return advice + (f"; it wants about {_gb(row.host_bytes)} of main memory per node." if row.host_bytes else ".")
 
 
-def _nothing_fits(model, shape, gpus, card, setting):
+def _nothing_fits(model: str, shape: T5Config, gpus: int, card: int, setting: dict[str, Any]) -> str:
     """The sentence for a model that fits no way: what the least demanding way needs, and what would help."""
     needs = {strategy: sum(needed_bytes(shape, strategy, gpus, 1, **setting)[0].values()) for strategy in STRATEGIES}
     strategy = min(needs, key=lambda name: needs[name])
@@ -305,14 +305,14 @@ def _nothing_fits(model, shape, gpus, card, setting):
     )
 
 
-def _require_positive(name, value):
+def _require_positive(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CourseError(f"{name} must be a whole number from 1 up, not {value!r}.")
 
 
-def _gpus(number):
+def _gpus(number: int) -> str:
     return f"{number} GPU{'s' if number > 1 else ''}"
 
 
-def _gb(size):
+def _gb(size: float) -> str:
     return f"{size / 1e9:.1f} GB"

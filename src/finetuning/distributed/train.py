@@ -15,12 +15,19 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetuning.distributed import progress
 from finetuning.distributed.jobs import TrainingJob, read_jobs
+from finetuning.distributed.memory import innermost
+from finetuning.distributed.zero import built_cpu_adam, import_deepspeed
 from finetuning.files import write_atomically
+from finetuning.labels import score_labels
+from finetuning.machine import peak_memory
+from finetuning.models import load_model, load_tokenizer
+from finetuning.trainer import label_token_loss, last_whole_checkpoint
 
 if TYPE_CHECKING:
     from transformers import (
@@ -70,12 +77,7 @@ def train(job: TrainingJob) -> dict:
     from transformers import T5Config, T5ForConditionalGeneration, set_seed
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    from finetuning.distributed.memory import innermost
     from finetuning.distributed.meter import StepMeter
-    from finetuning.distributed.zero import import_deepspeed
-    from finetuning.machine import peak_memory
-    from finetuning.models import load_model, load_tokenizer
-    from finetuning.trainer import last_whole_checkpoint
 
     quiet_libraries()
     settings = job.settings
@@ -127,9 +129,6 @@ def _trainer(
     from datasets import load_from_disk
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer
 
-    from finetuning.distributed.zero import built_cpu_adam
-    from finetuning.trainer import label_token_loss
-
     rows = load_from_disk(job.reviews)["train"].select_columns(["input_ids", "labels"])
     if job.tokens:
         rows = rows.with_transform(lambda some: some | {"input_ids": [ids[: job.tokens] for ids in some["input_ids"]]})
@@ -160,12 +159,7 @@ def shrink_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
 
 def score_share(job: TrainingJob, settings: Profile, args: Seq2SeqTrainingArguments) -> dict:
     """Label scores of this rank's share of the test reviews by the saved model, and reviews per second."""
-    from dataclasses import replace
-
     from datasets import load_from_disk
-
-    from finetuning.labels import score_labels
-    from finetuning.models import load_model, load_tokenizer
 
     saved = replace(settings, model=job.folder, model_revision=None)
     texts = load_from_disk(job.reviews)["test"]["text"][args.process_index :: args.world_size]
@@ -214,7 +208,7 @@ def die_with_the_launcher() -> None:
     Standard input, a pipe that it holds, comes to its end.
     """
 
-    def wait():
+    def wait() -> None:
         while os.read(0, 1):
             pass
         os.kill(os.getpid(), signal.SIGKILL)
@@ -270,8 +264,6 @@ def main(arguments: list[str] | None = None) -> int:
     # another, and the imports are paid once.
     import transformers.models.t5.modeling_t5
     import transformers.trainer_seq2seq  # noqa: F401
-
-    from finetuning.distributed.zero import import_deepspeed
 
     import_deepspeed()
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (every engine imports it; it takes two seconds)

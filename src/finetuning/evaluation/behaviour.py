@@ -116,7 +116,7 @@ class MarkedText:
         self.pieces, self.weights, self.verdict = list(pieces), np.asarray(weights, dtype=float), verdict
         self.top = max(np.abs(self.weights).max(), 1e-9)
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         spans = []
         for piece, weight in zip(self.pieces, self.weights, strict=True):
             colour = "0,114,178" if weight > 0 else "213,94,0"
@@ -128,7 +128,7 @@ class MarkedText:
         )
         return f'<p style="max-width:48em;line-height:1.9">{" ".join(spans)}</p><p><small>{legend}</small></p>'
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """The text with its strongest pieces marked ``[+piece]`` (for the verdict) and ``[-piece]`` (against it)."""
         marked = []
         for piece, weight in zip(self.pieces, self.weights, strict=True):

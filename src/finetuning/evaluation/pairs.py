@@ -116,7 +116,7 @@ def paired_verdict(first: str, second: str, pair: PairedComparison) -> str:
     return f"{start}: were the difference of {size} real, about {_round(max(needed, pair.n + 1)):,} would be needed."
 
 
-def _round(count):
+def _round(count: int) -> int:
     """A count upwards to two digits: an estimate should not look like more."""
     unit = 10 ** max(0, len(str(count)) - 2)
     return -(-count // unit) * unit

@@ -38,14 +38,14 @@ class ReviewPipeline(Pipeline):
         self.usage = json.loads(Path(file).read_text(encoding="utf-8"))
         self.words = label_ids(self.tokenizer)
 
-    def _sanitize_parameters(self):
+    def _sanitize_parameters(self) -> tuple[dict, dict, dict]:
         return {}, {}, {}
 
     def preprocess(self, text: str) -> dict:
         prompted = self.usage["prompt"].format(text=clean_text(text))
         return self.tokenizer(prompted, truncation=True, max_length=self.usage["max_length"], return_tensors="pt")
 
-    def _forward(self, inputs):
+    def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         start = torch.full_like(inputs["input_ids"][:, :1], self.model.config.decoder_start_token_id)
         return {"logits": self.model(**inputs, decoder_input_ids=start).logits[:, 0, self.words]}
 

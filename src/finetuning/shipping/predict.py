@@ -9,14 +9,15 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
 
 import numpy as np
 
 from finetuning.data import clean_text
 from finetuning.errors import CourseError
-from finetuning.labels import LABEL_WORDS
+from finetuning.labels import LABEL_WORDS, score_labels
 from finetuning.reviews import Row, not_utf8, open_reviews
+from finetuning.shipping.usage import load_shipped, read_usage
 
 COLUMN = "text"
 HEAD = ("row", "label", "probability_positive")
@@ -33,9 +34,6 @@ def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
     1, ``label`` is a label word, ``probability_positive`` the model's probability of the positive one. A review that
     cannot be read is named on standard error and skipped. Raises CourseError for a file that cannot be read at all.
     """
-    from finetuning.labels import score_labels
-    from finetuning.shipping.usage import load_shipped, read_usage
-
     read_usage(folder)  # said now rather than after the libraries are loaded
     rows, share = open_reviews(path, column=COLUMN)
     first = next(rows, None)
@@ -68,17 +66,17 @@ def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
 class Progress:
     """How far the work is, on standard error: a bar on a terminal, elsewhere a line every EVERY seconds."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from tqdm import tqdm
 
         self.bar = tqdm(unit=" reviews", disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True)
         self.done, self.began = 0, time.monotonic()
         self.last_line = self.began
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.bar.close()
 
     def say(self, line: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,8 @@ from finetuning.speed.prediction import PredictionRecipe
 from finetuning.speed.recipes import Recipe, Training
 
 if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
     from transformers import T5ForConditionalGeneration
 
 
@@ -87,9 +92,6 @@ def in_own_process(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
     Memory that a process has freed makes its next tensors cheap: of two contenders in one process the second would
     profit from the first. ``work`` and its arguments must be picklable. Raises CourseError if the process dies.
     """
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-
     with ProcessPoolExecutor(1, mp_context=_fresh_processes()) as pool:
         try:
             return pool.submit(work, *args, **named).result()
@@ -100,10 +102,8 @@ def in_own_process(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
 
 
 @cache
-def _fresh_processes():
+def _fresh_processes() -> BaseContext:
     """Processes that start as copies of one that has done nothing but import (where the system cannot: as new ones)."""
-    import multiprocessing
-
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -111,7 +111,9 @@ def _fresh_processes():
     return context
 
 
-def _take_turns(measure, contenders, rounds, say, **settings):
+def _take_turns(
+    measure: Callable[..., dict], contenders: dict[str, Any], rounds: int, say: Callable[[str], None], **settings: Any
+) -> dict[str, list[dict]]:
     """Every contender once per round: a dict of name -> what ``measure`` found, one dict per round."""
     found: dict[str, list[dict]] = {name: [] for name in contenders}
     for turn in range(rounds):

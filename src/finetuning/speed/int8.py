@@ -62,7 +62,7 @@ def packed_int8(weight: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, 
     return torch.ops.onednn.qlinear_prepack((full / scale[:, None]).round().to(torch.int8), None), scale
 
 
-def _rounded(x, norm=None):
+def _rounded(x: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, float]:
     """``x`` in unsigned 8 bits around 128, and the step between them, one for all tokens.
 
     Of the normalization only the factor per token is left, as its weights went into the matrix. Conversions go by 32
@@ -84,7 +84,7 @@ def int8_projection(weight: Tensor, norm: nn.Module | None = None) -> Callable[[
     """A projection with weights and inputs in 8 bits."""
     matrix = packed_int8(weight, norm)
 
-    def product(x):
+    def product(x: Tensor) -> Tensor:
         q, step = _rounded(x, norm)
         return multiply_int8(q, step, 128, matrix, weight.dtype)
 
@@ -102,7 +102,7 @@ def int8_feed_forward(into: Tensor, out: Tensor, norm: nn.Module) -> Callable[[T
     first, second = packed_int8(into, norm), packed_int8(out)
     steps: list[float] = []  # the one of the first batch, once it is known
 
-    def product(x):
+    def product(x: Tensor) -> Tensor:
         q, step = _rounded(x, norm)
         if not steps:
             largest = multiply_int8(q, step, 128, first, into.dtype, "relu").max().item()

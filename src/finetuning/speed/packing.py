@@ -33,7 +33,7 @@ def by_packing(
         raise CourseError("Packing is written for T5's plain feed-forward layers; this model has gated ones.")
     encode = _packed_encoder(model, longest, int8=int8)
 
-    def answer(rows):
+    def answer(rows: Rows) -> Tensor:
         reviews = torch.nn.utils.rnn.pad_sequence(encode(rows), batch_first=True)  # (reviews, tokens, d_model)
         ends = torch.tensor([len(row) for row in rows], device=model.device)
         beyond = (torch.arange(reviews.shape[1], device=model.device) >= ends[:, None])[:, None]
@@ -78,7 +78,7 @@ def _packed_encoder(
     first = model.encoder.block[0].layer[0].SelfAttention
     bias = first.compute_bias(longest, longest)[0].to(model.dtype).contiguous()  # (heads, tokens, tokens)
 
-    def attend(joined, length):  # (tokens, 3 x heads x d_kv) -> (tokens, heads, d_kv)
+    def attend(joined: Tensor, length: int) -> Tensor:  # (tokens, 3 x heads x d_kv) -> (tokens, heads, d_kv)
         q, k, v = joined.view(length, 3, heads, -1).permute(1, 2, 0, 3).contiguous()
         if model.device.type == "cuda":
             mask = bias[None, :, :length, :length]
@@ -86,7 +86,7 @@ def _packed_encoder(
         scores = torch.baddbmm(bias[:, :length, :length], q, k.transpose(1, 2))
         return torch.bmm(scores.softmax(-1), v).transpose(0, 1)
 
-    def encode(rows):
+    def encode(rows: Rows) -> Sequence[Tensor]:
         lengths = [len(row) for row in rows]
         x = model.shared(torch.cat([torch.tensor(row) for row in rows]).to(model.device))
         for qkv, o, forward in encoder:

@@ -12,7 +12,7 @@ import numpy as np
 
 from finetuning.batching import length_sorted_batches, padded, token_batches
 from finetuning.labels import by_one_step
-from finetuning.machine import synchronize
+from finetuning.machine import bf16_is_fast, synchronize
 from finetuning.speed.int8 import has_int8
 from finetuning.speed.packing import by_packing
 from finetuning.speed.recipes import Rows, one_change_each
@@ -42,8 +42,6 @@ def prediction_recipes(config: T5Config) -> dict[str, PredictionRecipe]:
 
     Left out is what this machine is not fast at, and what is not written for models of this ``config``.
     """
-    from finetuning.machine import bf16_is_fast
-
     changes: dict[str, dict[str, Any]] = {
         "one decoder step": {"one_step": True},
         "sorted by length": {"grouped": True},
@@ -99,7 +97,7 @@ def by_generate(
     if model.generation_config.max_new_tokens is None:
         model.generation_config.max_length = 20  # the library's default, said once so that it does not warn
 
-    def answer(rows):
+    def answer(rows: Rows) -> Tensor:
         ids, mask = padded(rows, limit, device=model.device)
         made = model.generate(input_ids=ids, attention_mask=mask, output_logits=True, return_dict_in_generate=True)
         if written is not None:

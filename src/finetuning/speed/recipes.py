@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetuning.batching import padded
-from finetuning.machine import synchronize
+from finetuning.machine import bf16_is_fast, synchronize
+from finetuning.trainer import label_token_loss
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -39,8 +40,6 @@ def training_recipes() -> dict[str, Recipe]:
 
     bf16 is left out where the machine is not fast at it.
     """
-    from finetuning.machine import bf16_is_fast
-
     changes: dict[str, dict[str, Any]] = {
         "grouped by length": {"grouped": True},
         "bf16": {"bf16": True},
@@ -142,8 +141,6 @@ class Training:
     def step(self, rows: Rows, labels: Sequence[int]) -> float:
         """One optimizer step; returns the loss before it."""
         import torch
-
-        from finetuning.trainer import label_token_loss
 
         self.model.train()
         device = self.model.device
