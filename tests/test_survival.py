@@ -373,4 +373,4 @@ def test_nothing_of_the_hub_is_run_and_no_pickle_is_loaded():
     sources = {path: path.read_text() for path in [*(ROOT / "src").rglob("*.py"), *NOTEBOOKS]}
     assert not [path for path, source in sources.items() if re.search(r"trust_remote_code\s*=\s*True", source)]
     assert not [path for path, source in sources.items() if re.search(r"weights_only\s*=\s*False|pickle\.load", source)]
-    assert "use_safetensors=True" in sources[ROOT / "src" / "finetuning" / "training.py"]
+    assert "use_safetensors=True" in sources[ROOT / "src" / "finetuning" / "models.py"]
