@@ -108,10 +108,10 @@ WRONG = {
         ("lambda t: (min(t), 1, 2)", "too small"),
     ],
     "bought": [
-        ("lambda a: (a['trainer'] - a['from_scratch'], a['trainer'] - a['zero_shot'])", "points of accuracy are hundredths"),
-        ("lambda a: (100 * (a['trainer'] - a['zero_shot']), 100 * (a['trainer'] - a['from_scratch']))", "swapped"),
+        ("lambda a: (a['trainer'] - a['from_scratch'], a['trainer'] - a['as_shipped'])", "points of accuracy are hundredths"),
+        ("lambda a: (100 * (a['trainer'] - a['as_shipped']), 100 * (a['trainer'] - a['from_scratch']))", "swapped"),
         ("lambda a: (100 * (a['from_scratch'] - a['majority']), 100 * (a['trainer'] - a['majority']))", "two things differ"),
-        ("lambda a: (100 * (a['from_scratch'] - a['trainer']), 100 * (a['zero_shot'] - a['trainer']))", "sign is turned"),
+        ("lambda a: (100 * (a['from_scratch'] - a['trainer']), 100 * (a['as_shipped'] - a['trainer']))", "sign is turned"),
         ("lambda a: (100 * (a['trainer'] - a['from_scratch']), 100 * (a['trainer'] - a['tfidf']))", "another kind of model"),
     ],
     "zero_bytes": [

@@ -37,7 +37,7 @@ def test_the_whole_course_runs_and_ends_with_the_table(pocket_run):
     assert done.returncode == 0, done.stdout + done.stderr
     for lesson in LESSONS:
         assert re.search(rf"{lesson}  done in \d+ s", done.stdout)
-    for method in ("majority", "tfidf", "zero_shot", "trainer", "from_scratch"):
+    for method in ("majority", "tfidf", "as_shipped", "trainer", "from_scratch"):
         assert method in done.stdout.split("accuracy")[-1]
     assert len(done.stdout.splitlines()) < 90  # progress, no flood
     assert str(folder / "report.html") in done.stdout
@@ -65,8 +65,8 @@ def test_the_course_teaches_what_it_claims(rows):
     """Fine-tuning pays: the intervals of fine-tuned and majority, and of fine-tuned and from-scratch, do not touch."""
     assert rows["trainer"]["accuracy_low"] > rows["majority"]["accuracy_high"] + 0.15
     assert rows["trainer"]["accuracy_low"] > rows["from_scratch"]["accuracy_high"]
-    assert rows["trainer"]["accuracy"] > rows["zero_shot"]["accuracy"] + 0.03
-    assert rows["zero_shot"]["accuracy_low"] > rows["majority"]["accuracy_high"]
+    assert rows["trainer"]["accuracy"] > rows["as_shipped"]["accuracy"] + 0.03
+    assert rows["as_shipped"]["accuracy_low"] > rows["majority"]["accuracy_high"]
     assert rows["tfidf"]["accuracy_low"] > rows["majority"]["accuracy_high"]
 
 
@@ -188,7 +188,7 @@ def test_the_whole_course_as_profile_small_runs_it(tmp_path):
     results = json.loads((tmp_path / "small" / "results.json").read_text())
     assert results["run"]["model"] == "t5" and results["run"]["profile"] == "small"
     rows = {row["method"]: row for row in results["rows"]}
-    assert set(rows) >= {"majority", "tfidf", "zero_shot", "trainer", "from_scratch", "deepspeed_zero3"}
+    assert set(rows) >= {"majority", "tfidf", "as_shipped", "trainer", "from_scratch", "deepspeed_zero3"}
     assert rows["trainer"]["parameters"] == rows["deepspeed_zero3"]["parameters"] == model.num_parameters()
     assert all(row["n_test"] == 32 for row in rows.values())
 

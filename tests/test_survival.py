@@ -108,7 +108,7 @@ MOMENTS = (
     "notebooks/01_prepare_data.ipynb",
     "data/reviews.partial/**/*.arrow",
     None,
-    "scores/zero_shot.json",
+    "scores/as_shipped.json",
     "models/trainer/checkpoints/checkpoint-*/model.safetensors",
     "models/trainer/checkpoints/checkpoint-*/optimizer.pt",
     "models/trainer/checkpoints/checkpoint-*/trainer_state.json",
@@ -139,7 +139,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_results(unbroken, tmp_pa
         print(f"killed: {moment or 'by the clock'}")
     assert start(runs, 4).wait(timeout=400) == 0, said(runs)
     assert accuracies(runs) == accuracies(unbroken)
-    for method in ("trainer", "from_scratch", "zero_shot"):
+    for method in ("trainer", "from_scratch", "as_shipped"):
         first, second = (json.loads((r / "pocket" / "scores" / f"{method}.json").read_text()) for r in (runs, unbroken))
         assert first == second  # to the sixth digit: the same seed twice gives the same model
     assert not list((runs / "pocket").rglob("*.partial"))
@@ -319,7 +319,7 @@ def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_after_it(small_disk,
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert re.search(r"free some space", done.stderr), done.stderr
     rows = json.loads((small_disk / "pocket" / "results.json").read_text())["rows"]
-    assert {row["method"] for row in rows} >= {"majority", "tfidf", "zero_shot"}  # nothing computed is lost
+    assert {row["method"] for row in rows} >= {"majority", "tfidf", "as_shipped"}  # nothing computed is lost
     subprocess.run(["mount", "-o", "remount,size=900m", small_disk], check=True)
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr

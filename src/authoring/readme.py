@@ -21,7 +21,7 @@ RUN = "pocket"
 METHODS = (
     "majority",
     "tfidf",
-    "zero_shot",
+    "as_shipped",
     "trainer",
     "from_scratch",
     "trainer_short",

@@ -119,7 +119,7 @@ def pick_training(answer: Any) -> str:
 
 @exercise(
     "To see what one ingredient gave, compare two rows that differ in it alone.",
-    "Pre-training: the same training with and without it, `trainer` and `from_scratch`. Fine-tuning: `trainer` and `zero_shot`.",
+    "Pre-training: the same training with and without it, `trainer` and `from_scratch`. Fine-tuning: `trainer` and `as_shipped`.",
     "Return both differences times 100.",
 )
 def bought(answer: Any) -> str:
@@ -127,7 +127,7 @@ def bought(answer: Any) -> str:
 
     ``accuracy``: method -> value.
     """
-    given = result(answer, {"majority": 0.5, "tfidf": 0.75, "zero_shot": 0.7, "trainer": 0.9, "from_scratch": 0.6})
+    given = result(answer, {"majority": 0.5, "tfidf": 0.75, "as_shipped": 0.7, "trainer": 0.9, "from_scratch": 0.6})
     if not isinstance(given, list) or len(given) != 2:
         raise Mistake("return two numbers: the points from pre-training, then those from fine-tuning.")
     first, second = (number(value) for value in given)
@@ -135,7 +135,7 @@ def bought(answer: Any) -> str:
         raise Mistake("these are shares; points of accuracy are hundredths.")
     if near([first, second], [20, 30]):
         raise Mistake(
-            "the two are swapped: pre-training is what `from_scratch` lacks, fine-tuning what `zero_shot` lacks."
+            "the two are swapped: pre-training is what `from_scratch` lacks, fine-tuning what `as_shipped` lacks."
         )
     if near(first, 40) or near(second, 40) or near(first, 10):
         raise Mistake(
@@ -147,6 +147,6 @@ def bought(answer: Any) -> str:
         raise Mistake("the sign is turned: what an ingredient gave is the row with it minus the row without it.")
     if not near([first, second], [30, 20]):
         raise Mistake(
-            f"you got {first:g} and {second:g} points where trainer has 0.90, zero_shot 0.70 and from_scratch 0.60."
+            f"you got {first:g} and {second:g} points where trainer has 0.90, as_shipped 0.70 and from_scratch 0.60."
         )
     return "Two rows that differ in one thing: that is all an experiment is."

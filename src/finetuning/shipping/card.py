@@ -72,7 +72,7 @@ def _is_hub_id(place: str) -> bool:
 def _card_text(settings: Profile, results: dict, row: dict, sizes: dict[str, int], remarks: Sequence[str]) -> str:
     model, data, run = describe(settings.model), describe(settings.reviews), results["run"]
     others = [
-        other for other in results["rows"] if other["method"] in ("majority", "tfidf", "zero_shot", "from_scratch")
+        other for other in results["rows"] if other["method"] in ("majority", "tfidf", "as_shipped", "from_scratch")
     ]
     hardware, versions = run["hardware"], run["versions"]
     machine = hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
