@@ -29,7 +29,7 @@ def pocket():
 
 
 def test_files_are_small_and_safe():
-    assert (POCKET_T5 / "model.safetensors").stat().st_size <= 16_000_000
+    assert (POCKET_T5 / "model.safetensors").stat().st_size <= 8 * 2**20
     assert not [path.name for path in POCKET_T5.iterdir() if path.suffix in (".bin", ".pt", ".pkl", ".py")]
     assert json.loads((POCKET_T5 / "config.json").read_text())["dtype"] == "bfloat16"
 
@@ -68,7 +68,7 @@ def test_generates_labels_and_fills_gaps(pocket):
 def test_the_card_tells_the_truth_about_unseen_imdb_reviews(pocket):
     """The card's zero-shot accuracy, checked on 2,000 of the 25,000 test reviews to three standard errors."""
     claimed = float(re.search(r"accuracy \*\*(0\.\d+)\*\*", (POCKET_T5 / "README.md").read_text()).group(1))
-    assert claimed >= 0.88
+    assert claimed > 0.85
     test = pd.read_parquet(IMDB / "test.parquet").sample(2000, random_state=1)
     scores, _ = score_labels(
         *pocket, [clean_text(text) for text in test["text"]], prompt="sentiment: {text}", max_length=512
@@ -203,13 +203,17 @@ def test_the_tokenizer_cuts_as_the_judge_does_and_has_the_layout_of_t5(small_jud
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text.lower()
 
 
-def passages_of(tokenizer, *texts):
+def passages_of(*texts):
+    """Passages over a tokenizer that knows the words of ``texts`` whole."""
+    marks = ".,!?;:()-'"
+    words = {word for text in texts for word in re.findall(r"[a-z]+", text)} | {"not", "is", "do", "t", *pieces.WHOLE_WORDS}
+    tokenizer = pieces.build_tokenizer([*marks, *sorted(words)])
     rows = [np.array(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
-    return Passages(rows, np.arange(len(texts)) % 2, tokenizer), rows
+    return Passages(rows, np.arange(len(texts)) % 2, tokenizer), rows, tokenizer
 
 
-def test_a_negation_is_taken_out_or_put_in(pocket):
-    tokenizer, rng = pocket[1], np.random.default_rng(0)
+def test_a_negation_is_taken_out_or_put_in():
+    rng = np.random.default_rng(0)
     cases = {
         "it isn't good": "it is good",
         "i don't like it": "i do like it",
@@ -217,15 +221,15 @@ def test_a_negation_is_taken_out_or_put_in(pocket):
         "the plot was good": "the plot was not good",
         "a fine film": "a fine film",
     }
-    passages, rows = passages_of(tokenizer, *cases)
+    passages, rows, tokenizer = passages_of(*cases)
     for row, wanted in zip(rows, cases.values(), strict=True):
         assert tokenizer.decode(passages.negated(rng, row)) == wanted
 
 
-def test_sentences_and_phrases_are_cut_at_their_marks(pocket):
-    tokenizer, rng = pocket[1], np.random.default_rng(0)
+def test_sentences_and_phrases_are_cut_at_their_marks():
+    rng = np.random.default_rng(0)
     review = "a slow start, and a dull middle part. but the end was worth the wait! go and see it tonight."
-    passages, _ = passages_of(tokenizer, review)
+    passages, _, tokenizer = passages_of(review)
     sentences = [part.strip() for part in review.replace("!", "!|").replace(".", ".|").split("|") if part]
     turning = [tokenizer.decode(passages.turning_sentence(rng, 0)) for _ in range(30)]
     assert sum("but" in text for text in turning) >= 27  # it looks ten times
