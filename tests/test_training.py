@@ -157,3 +157,11 @@ def test_curves_are_read_from_the_log():
     log = [{"loss": 2.0, "epoch": 0.5}, {"eval_loss": 1.0, "eval_accuracy": 0.7, "epoch": 1.0}, {"train_runtime": 3}]
     found = curves(log)
     assert found["loss"][1].tolist() == [2.0] and found["eval_accuracy"][0].tolist() == [1.0]
+
+
+def test_numbers_too_small_to_matter_cost_no_time(settings):
+    """A loaded model has the processor take them for zero; where it cannot, the library says so."""
+    supported = torch.set_flush_denormal(False)
+    load_model(settings)
+    if supported:
+        assert (torch.tensor([1e-38]) * torch.tensor([1e-2])).item() == 0
