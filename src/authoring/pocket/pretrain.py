@@ -11,7 +11,7 @@ The tasks, each with its prefix:
 - ``sentiment:`` a passage of a review -> ``positive`` or ``negative``;
 - ``follows:`` two passages -> ``yes`` when the second comes right after the first in one review, else ``no``.
 
-What a passage says is told by a judge (``finetuning.judge``), a larger model that has read far more: the label words follow its
+What a passage says is told by a judge (``authoring.pocket.judge``), a larger model that has read far more: the label words follow its
 logit, and the encoder's outputs follow its hidden states token by token (Jiao et al. 2020, "TinyBERT"). The embeddings start
 from the judge's word vectors, reduced to the width of the small model.
 """
