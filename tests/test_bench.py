@@ -106,6 +106,19 @@ def test_eight_bits_stay_close(model):
 
 
 @pytest.mark.skipif(not int8.has_int8(), reason="no right 8-bit products of oneDNN here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_projection_in_8_bits_leaves_its_input_as_it_is(model, dtype):
+    """The residual stream goes on past it; rounded in place it would be lost."""
+    block = copy.deepcopy(model.encoder.block[0]).to(dtype)
+    x = torch.randn(40, model.config.d_model, generator=torch.Generator().manual_seed(1)).to(dtype)
+    before, norm, weight = x.clone(), block.layer[0].layer_norm, block.layer[0].SelfAttention.q.weight
+    product = int8.int8_projection(weight, norm)(x)
+    assert torch.equal(x, before)
+    exact = torch.nn.functional.linear(norm(x), weight)
+    assert (product - exact).norm() < 0.03 * exact.norm()
+
+
+@pytest.mark.skipif(not int8.has_int8(), reason="no right 8-bit products of oneDNN here")
 def test_what_exceeds_the_last_step_is_cut():
     weights = torch.rand(8, 16, generator=torch.Generator().manual_seed(1)) + torch.arange(8)[:, None] / 8
     ones = torch.full((3, 16), 200, dtype=torch.uint8)

@@ -73,7 +73,7 @@ def _rounded(x: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, float]:
     full = x.float()
     if norm is not None:
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
-        full.mul_((length.square() / x.shape[1] + norm.variance_epsilon).rsqrt())
+        full = x * (length.square() / x.shape[1] + norm.variance_epsilon).rsqrt()  # not in place: x goes on as it is
     low, high = full.aminmax()
     step = max(high.item(), -low.item(), 1e-9) / 127
     q = torch.add(torch.tensor([128.5]), full, alpha=1 / step)
