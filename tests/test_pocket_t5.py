@@ -14,7 +14,7 @@ import torch
 from conftest import IMDB, ROOT, needs_imdb
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from authoring.pocket import judge, pieces, pretrain
+from authoring.pocket import judge, muon, pieces, pretrain, tasks
 from authoring.pocket.passages import Passages
 from finetuning.data import clean_text
 from finetuning.labels import label_ids, score_labels
@@ -174,7 +174,7 @@ def test_the_real_corpus_holds_no_evaluation_text():
 def test_span_corruption_loses_nothing():
     rng = np.random.default_rng(0)
     tokens = np.arange(100, 164)
-    source, target = pretrain.corrupt_spans(tokens, 10, 3, 8191, rng)
+    source, target = tasks.corrupt_spans(tokens, 10, 3, 8191, rng)
     sentinels = [8191, 8190, 8189]
     assert [t for t in source if t in sentinels] == sentinels and source[-1] == target[-1] == 1
     spans, current = {}, None
@@ -262,7 +262,7 @@ def test_muon_moves_a_matrix_by_about_as_much_in_every_direction(shape):
     matrix = torch.nn.Parameter(torch.zeros(shape))
     left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     matrix.grad = left @ torch.diag(torch.logspace(0, -1.5, min(shape))) @ right
-    pretrain.Muon([matrix]).step(0.1)
+    muon.Muon([matrix]).step(0.1)
     length = 0.1 * max(1, shape[0] / shape[1]) ** 0.5
     moved = torch.linalg.svdvals(matrix.detach()) / length
     assert moved.min() > 0.6 and moved.max() < 1.3
@@ -303,13 +303,13 @@ def test_two_rebuilds_agree_and_an_interrupted_one_too(tmp_path):
 SMALL = """
 import os
 from pathlib import Path
-from authoring.pocket import judge, pieces, pretrain
+from authoring.pocket import judge, pieces, pretrain, tasks
 pieces.judge_folder = lambda: Path(os.environ["JUDGE"])
-pretrain.HELD_OUT, pretrain.JUDGE_STEPS, pretrain.ROUND, pretrain.SAVE_EVERY, pretrain.TOKENS_PER_BATCH = 10, 8, 4, 1, 512
-pretrain.SPAN_TOKENS, judge.TOKENS_PER_BATCH, judge.SAVE_EVERY, judge.SAY_EVERY = 256, 512, 2, 2
+pretrain.HELD_OUT, pretrain.JUDGE_STEPS, pretrain.ROUND, pretrain.SAVE_EVERY, tasks.TOKENS_PER_BATCH = 10, 8, 4, 1, 512
+tasks.SPAN_TOKENS, judge.TOKENS_PER_BATCH, judge.SAVE_EVERY, judge.SAY_EVERY = 256, 512, 2, 2
 pretrain.SHAPE |= {"d_model": 32, "num_heads": 2, "d_kv": 16, "d_ff": 32, "num_layers": 1}
 part, _, at = os.environ["STOP_AT"].partition(" ")
-learn, draw, steps = judge.labelled_passages, pretrain.Tasks.judged, iter(range(99))
+learn, draw, steps = judge.labelled_passages, tasks.Tasks.judged, iter(range(99))
 
 def labelled(*given):
     if part == "judge" and next(steps) == int(at):
@@ -321,6 +321,6 @@ def judged(self, number):
         os._exit(9)
     return draw(self, number)
 
-judge.labelled_passages, pretrain.Tasks.judged = labelled, judged
+judge.labelled_passages, tasks.Tasks.judged = labelled, judged
 pretrain.main()
 """

@@ -29,7 +29,7 @@ def token_rows(
 
 
 def padded(
-    rows: Sequence[Sequence[int]], length: int | None = None, *, device: torch.device | str = "cpu"
+    rows: Sequence[Sequence[int] | np.ndarray], length: int | None = None, *, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """Input ids and attention mask, shape (reviews, tokens): padded to ``length``, or to the longest, a multiple of 8.
 

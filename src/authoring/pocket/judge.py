@@ -1,24 +1,28 @@
 """The judge of pocket T5's pre-training: all-MiniLM-L6-v2, fine-tuned to tell good from bad on IMDb's training half.
 
-MiniLM (Wang et al. 2020; as all-MiniLM-L6-v2 trained on by the Sentence Transformers project, Apache-2.0) has 6 layers, 384 wide,
-and has read books, Wikipedia and a billion pairs of sentences. Fine-tuned with the labels of reviews, it judges any passage:
-the small model learns from its logits and from its hidden states (distillation: Hinton et al. 2015; Jiao et al. 2020).
+MiniLM (Wang et al. 2020; as all-MiniLM-L6-v2 trained on by the Sentence Transformers project, Apache-2.0) has 6 layers,
+384 wide, and has read books, Wikipedia and a billion pairs of sentences. Fine-tuned with the labels of reviews, it
+judges any passage: the small model learns from its logits and from its hidden states (distillation: Hinton et al. 2015;
+Jiao et al. 2020).
 
-A review's label is a poor label for one of its sentences. So from a quarter of the training on, short passages are learned with the
-generalized cross-entropy of Zhang and Sabuncu (2018), which weighs a passage by how far judge and label agree on it already.
+A review's label is a poor label for one of its sentences. So from a quarter of the training on, short passages are
+learned with the generalized cross-entropy of Zhang and Sabuncu (2018), which weighs a passage by how far judge and label
+agree on it already.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from authoring.pocket import pieces
 from authoring.pocket.passages import SHORT, Passages
 from authoring.pocket.pieces import EOS, PAD, judge_rows
+from finetuning.batching import length_sorted_batches, padded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,13 +72,22 @@ def build_judge(tokenizer: PreTrainedTokenizerBase) -> nn.Module:
     return Judge()
 
 
-def framed(texts: list[np.ndarray], first: int) -> np.ndarray:
-    """Passages as the judge reads them: ``first``, the tokens, the end, padding; shape (texts, longest + 2)."""
-    width = max(map(len, texts)) + 2
-    ids = np.full((len(texts), width), PAD, dtype=np.int64)
-    for row, text in zip(ids, texts, strict=True):
-        row[0], row[1 : len(text) + 1], row[len(text) + 1] = first, text, EOS
-    return ids
+def framed(texts: list[np.ndarray], first: int) -> list[np.ndarray]:
+    """Passages as the judge reads them: ``first``, the tokens, the end."""
+    return [np.concatenate([[first], text, [EOS]]) for text in texts]
+
+
+def in_one_batch(rows: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
+    """Rows of token ids as one tensor, padded to the longest; shape (rows, longest)."""
+    return padded(rows, max(map(len, rows)))[0]
+
+
+def keep(content: dict[str, Any], path: Path) -> None:
+    """Save what a later start goes on from; a file is whole or not there."""
+    import torch
+
+    torch.save(content, path.with_suffix(".partial"))
+    path.with_suffix(".partial").replace(path)
 
 
 def labelled_passages(passages: Passages, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
@@ -140,7 +153,7 @@ def train_judge(
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / WARM_UP) * max(0.1, 1 - progress)
         texts, labels = labelled_passages(passages, np.random.default_rng((seed, step, 2)))
-        _, logits = judge(torch.from_numpy(framed(texts, first)))
+        _, logits = judge(in_one_batch(framed(texts, first)))
         short = max(map(len, texts)) <= SHORT
         loss = agreement_loss(logits, torch.from_numpy(labels), TRUST if short and progress >= TRUST_FROM else 0)
         loss.backward()
@@ -160,8 +173,7 @@ def train_judge(
         if step % SAVE_EVERY == 0:
             kept = {"judge": judge.state_dict(), "optimizer": optimizer.state_dict(), "mean": mean, "step": step,
                     "averaged": averaged, "seconds": time.monotonic() - began}  # fmt: skip
-            torch.save(kept, state.with_suffix(".partial"))
-            state.with_suffix(".partial").replace(state)
+            keep(kept, state)
     with torch.no_grad():
         for p, average in zip(parameters, mean, strict=True):
             p.copy_(average)
@@ -169,8 +181,7 @@ def train_judge(
     texts = [row[-508:] for row in held.rows]
     right = ((judge_logits(judge, texts) > 0) == held.labels).mean()
     print(f"judge: right on {right:.3f} of {len(texts):,} held-out training reviews", flush=True)
-    torch.save(judge.state_dict(), finished.with_suffix(".partial"))
-    finished.with_suffix(".partial").replace(finished)
+    keep(judge.state_dict(), finished)
     return judge
 
 
@@ -180,9 +191,7 @@ def judge_logits(judge: nn.Module, texts: list[np.ndarray], batch: int = 16) -> 
 
     first = judge.encoder.embeddings.word_embeddings.num_embeddings - 1
     logits = np.zeros(len(texts), dtype=np.float32)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     with torch.inference_mode():
-        for at in range(0, len(order), batch):
-            rows = order[at : at + batch]
-            logits[rows] = judge(torch.from_numpy(framed([texts[i] for i in rows], first)))[1].numpy()
+        for rows in length_sorted_batches([len(text) for text in texts], batch):
+            logits[rows] = judge(in_one_batch(framed([texts[i] for i in rows], first)))[1].numpy()
     return logits

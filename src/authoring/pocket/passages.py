@@ -17,23 +17,7 @@ WITHOUT_NOT = {
     "isn": "is", "wasn": "was", "aren": "are", "weren": "were", "don": "do", "doesn": "does", "didn": "did", "hasn": "has",
     "haven": "have", "hadn": "had", "couldn": "could", "wouldn": "would", "shouldn": "should", "can": "can", "won": "will",
 }  # fmt: skip
-TAKES_NOT = (
-    "is",
-    "was",
-    "are",
-    "were",
-    "do",
-    "does",
-    "did",
-    "has",
-    "have",
-    "had",
-    "could",
-    "would",
-    "should",
-    "can",
-    "will",
-)
+TAKES_NOT = tuple(WITHOUT_NOT.values())
 NEGATIONS = ("not", "never", "no", "nothing", "without", "hardly", "neither", "nor", "t")
 CONTRASTS = ("but", "although", "though", "however", "despite", "yet", "while", "except", "rather", "unfortunately")
 
@@ -62,8 +46,7 @@ class Passages:
         self.takes_not = np.zeros(size, dtype=bool)
         self.takes_not[self._ids(tokenizer, TAKES_NOT)] = True
         names = tokenizer.convert_ids_to_tokens(range(size))
-        whole = [name[0] == "▁" and name[1:].isalpha() and len(name) > 3 for name in names]
-        self.is_word = np.array(whole)
+        self.is_word = np.array([name[0] == "▁" and name[1:].isalpha() and len(name) > 3 for name in names])
         self.words = np.flatnonzero(self.is_word)
 
     @staticmethod
@@ -71,18 +54,18 @@ class Passages:
         return [i for i in tokenizer.convert_tokens_to_ids([name_of(piece) for piece in pieces]) if i != UNK]
 
     def review(self, rng: np.random.Generator) -> int:
-        """The number of a review, each as likely as its share of sentences would have it, less for the longest."""
+        """The number of a review, each as likely as any other."""
         return int(rng.integers(len(self.rows)))
 
-    def sentence(self, rng: np.random.Generator, review: int, most: int = SHORT) -> np.ndarray:
-        """One sentence of a review, or two where they are short; cut after ``most`` tokens."""
+    def sentence(self, rng: np.random.Generator, review: int) -> np.ndarray:
+        """One sentence of a review (60 %) or two; cut after ``SHORT`` tokens."""
         row, starts = self.rows[review], self.starts[review]
         at = int(rng.integers(len(starts)))
         until = at + 1 + int(rng.random() < 0.4)
         end = starts[until] if until < len(starts) else len(row)
         if end - starts[at] < 4:  # "Why?" alone says nothing: the sentence after it too
             end = starts[until + 1] if until + 1 < len(starts) else len(row)
-        return row[starts[at] : min(end, starts[at] + most)]
+        return row[starts[at] : min(end, starts[at] + SHORT)]
 
     def turning_sentence(self, rng: np.random.Generator, review: int) -> np.ndarray:
         """A sentence that holds a negation or a contrast, if ten draws find one."""

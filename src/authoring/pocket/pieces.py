@@ -71,9 +71,8 @@ def is_mark(piece: str) -> bool:
     """Whether a piece is a punctuation mark or a sign, which the judge's tokenizer always sets apart (as BERT's does)."""
     if len(piece) != 1:
         return False
-    return unicodedata.category(piece).startswith("P") or (
-        piece.isascii() and piece.isprintable() and not piece.isalnum()
-    )
+    sign = piece.isascii() and piece.isprintable() and not piece.isalnum()
+    return sign or unicodedata.category(piece).startswith("P")
 
 
 def name_of(piece: str) -> str:
@@ -129,8 +128,8 @@ def build_tokenizer(pieces: list[str]) -> PreTrainedTokenizerBase:
 def judge_rows(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """For each of the tokenizer's pieces its row in the judge's embedding table; shape (VOCABULARY,).
 
-    Padding, end and unknown map to the judge's [PAD], [SEP] and [UNK], sentinels to [MASK], but for the last id, which the judge
-    reads before every text: it maps to [CLS].
+    Padding, end and unknown map to the judge's [PAD], [SEP] and [UNK], sentinels to [MASK], but for the last id, which
+    the judge reads before every text: it maps to [CLS].
     """
     file = json.loads((judge_folder() / "tokenizer.json").read_text(encoding="utf-8"))
     full: dict[str, int] = file["model"]["vocab"]
