@@ -41,9 +41,9 @@ HELD_OUT = 1000  # training reviews kept aside to watch progress
 JUDGE_STEPS = 2000
 RATE, MUON_RATE = 1e-3, 0.005  # peaks: of AdamW for embeddings, norms and biases, of Muon for the layers' matrices
 WARM_UP = 200  # steps
-ROUND = 64  # batches that are judged together
-USES = 3  # how often each of them is learned from, in another order each time
-SAVE_EVERY = 2  # rounds
+FALLING = 0.25  # of the training, at its end: the rates fall to nothing
+ROUND = 64  # steps between two lines of progress
+SAVE_EVERY = 4  # rounds
 
 SHAPE: dict[str, Any] = {
     "d_model": 256,
@@ -81,11 +81,12 @@ def training_reviews(source: str) -> tuple[list[str], np.ndarray]:
 
 
 def learning_rate(progress: float, step: int) -> float:
-    """The share of the peak rate: up over ``WARM_UP`` steps, then down by a cosine to a fiftieth.
+    """The share of the peak rate: up over ``WARM_UP`` steps, level, down to nothing over the last ``FALLING``.
 
-    ``progress`` runs from 0 to 1.
+    ``progress`` runs from 0 to 1. Level, so that a longer training goes on from any state before the fall (Hu et al.
+    2024, "MiniCPM").
     """
-    return min(1, (step + 1) / WARM_UP) * float(0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1, progress))))
+    return min(1.0, (step + 1) / WARM_UP, max(0.0, 1 - progress) / FALLING)
 
 
 def start_vectors(judge: nn.Module, size: int) -> np.ndarray:
@@ -263,7 +264,7 @@ class Student:
 
 
 def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1) -> None:
-    """Train for ``rounds`` rounds of judged batches, resuming from ``work``, and write the model to ``out``."""
+    """Train for ``rounds`` rounds of ``ROUND`` steps, resuming from ``work``, and write the model to ``out``."""
     import torch
 
     # Else the smallest probabilities of attention make a backward pass three times as slow.
@@ -285,12 +286,10 @@ def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1) 
         print(f"going on from round {done:,} after {spent / 60:.0f} minutes", flush=True)
     began = time.monotonic() - spent
     while done < rounds:
-        batches = [tasks.judged(done * ROUND + i) for i in range(ROUND)]
-        order = np.concatenate([np.random.default_rng((seed, done, use, 4)).permutation(ROUND) for use in range(USES)])
         losses: dict[str, list[float]] = {}
-        for step, which in enumerate(order, done * len(order)):
-            share = learning_rate(step / (rounds * len(order)), step)
-            for name, loss in student.learn(step, share, batches[which], tasks).items():
+        for step in range(done * ROUND, (done + 1) * ROUND):
+            share = learning_rate(step / (rounds * ROUND), step)
+            for name, loss in student.learn(step, share, tasks.judged(step), tasks).items():
                 losses.setdefault(name, []).append(loss)
         done += 1
         spent = time.monotonic() - began
@@ -325,7 +324,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--rounds",
         type=int,
         required=True,
-        help=f"rounds of {ROUND * USES} steps: the same seed and rounds give the same weights on one CPU",
+        help=f"rounds of {ROUND} steps: the same seed and rounds give the same weights on one CPU",
     )
     given = parser.parse_args(arguments)
     pretrain(given.source, given.work, given.out, rounds=given.rounds, seed=given.seed)
