@@ -42,7 +42,7 @@ from finetuning.evaluation.pairs import (
 from finetuning.evaluation.slices import SMALL, interval, slice_lines, slice_table, slices
 from finetuning.metrics import measure
 from finetuning.profiles import choose
-from finetuning.results import results_table
+from finetuning.results import ResultRow, results_table
 from finetuning.workspace import Workspace
 
 matplotlib.use("agg")
@@ -138,7 +138,7 @@ def test_kept_answers_and_candidates(runs):
             workspace.keep_scores(name, test=np.eye(2)[given])
     right = kept_answers(workspace, truth)
     assert {name: int(mine.sum()) for name, mine in right.items()} == {"good": 190, "slow": 191, "bad": 120}
-    assert candidates(workspace.results()["rows"], right) == ["good", "slow"]
+    assert candidates(workspace.results().rows, right) == ["good", "slow"]
     with pytest.raises(CourseError, match="200 test reviews, and there are 199 now"):
         kept_answers(workspace, truth[1:])
 
@@ -311,11 +311,11 @@ def test_a_review_cannot_put_markup_into_the_page():
 
 
 def test_plots_show_what_they_are_given():
-    row = {"accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8}
+    accuracy = {"accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8, "f1": 0.7, "n_test": 100}
     rows = [
-        {**row, "method": "majority", "train_seconds": None, "parameters": 0},
-        {**row, "method": "trainer", "train_seconds": 30.0, "parameters": 10**6},
-        *({**row, "method": f"deepspeed_zero{s}", "train_seconds": 20.0, "parameters": 10**6} for s in range(2)),
+        ResultRow("02", "majority", **accuracy, parameters=0),
+        ResultRow("03", "trainer", **accuracy, train_seconds=30.0, parameters=10**6),
+        *(ResultRow("04", f"deepspeed_zero{s}", **accuracy, train_seconds=20.0, parameters=10**6) for s in range(2)),
     ]
     price = plots.plot_price(rows)
     assert [text.get_text() for text in price.legends[0].get_texts()] == [

@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+from dataclasses import fields
 
 import nbformat
 import pytest
 from conftest import IMDB, NOTEBOOKS, ROOT, finetuning, needs_imdb
 
 from finetuning.distributed.memory import COMPONENTS
-from finetuning.results import ROW
+from finetuning.results import ResultRow
 from finetuning.workspace import LESSONS
 
 pytestmark = pytest.mark.slow
@@ -48,7 +49,7 @@ def test_results_are_complete(pocket_run):
     assert results["schema"] == 1 and results["run"]["seconds"] > 10
     assert results["run"]["hardware"]["cores"] and results["run"]["versions"]["torch"]
     for row in results["rows"]:
-        assert set(ROW) <= set(row)
+        assert set(row) == {field.name for field in fields(ResultRow)}
         assert row["n_test"] == 500 and 0 < row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
     trained = [row for row in results["rows"] if row["train_seconds"]]
     deepspeed = {*(f"deepspeed_zero{stage}" for stage in range(4)), "deepspeed_zero2_offload"}

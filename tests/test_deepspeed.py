@@ -20,6 +20,7 @@ from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, score_labels
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import choose
+from finetuning.results import ResultRow
 from finetuning.trainer import last_whole_checkpoint
 from finetuning.workspace import Workspace
 
@@ -365,8 +366,11 @@ def test_configurations_are_read_by_deepspeed_itself():
 
 def test_a_verdict_is_what_the_numbers_say():
     parts = lambda size: dict.fromkeys(memory.COMPONENTS, size)  # noqa: E731
-    row = lambda accuracy, size: {"accuracy": accuracy, "bytes_per_rank": size and parts(size), "world_size": 2}  # noqa: E731
-    rows = {"trainer_short": row(0.8, None), "deepspeed_zero0": row(0.8, 2**20), "deepspeed_zero3": row(0.79, 2**19)}
+    sizes = {"trainer_short": (0.8, None), "deepspeed_zero0": (0.8, 2**20), "deepspeed_zero3": (0.79, 2**19)}
+    rows = {
+        method: ResultRow("04", method, accuracy, 0, 1, 0.5, 9, bytes_per_rank=size and parts(size), world_size=2)
+        for method, (accuracy, size) in sizes.items()
+    }
     slow = memory.verdict_lines(rows, {"plain": 1.0, "zero0": 1.5, "zero3": 2.0})
     assert (
         "zero3: holds 0.50 of stage 0's bytes per rank, 2.0 times the plain Trainer's time per step, accuracy -1.0"

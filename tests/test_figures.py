@@ -9,6 +9,7 @@ from conftest import ROOT
 from authoring.figures import draw
 from authoring.readme import PICTURE
 from finetuning import plots
+from finetuning.results import ResultRow
 
 matplotlib.use("agg")
 
@@ -24,7 +25,7 @@ def test_committed_figures_are_what_the_script_draws(tmp_path):
 
 def test_every_plot_has_labelled_axes():
     scores = np.array([[0.6, 0.7], [0.7, 0.8]])
-    row = {"method": "m", "accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8}
+    row = ResultRow("02", "m", 0.7, 0.6, 0.8, f1=0.7, n_test=100)
     log = [{"loss": 1.0, "epoch": 0.5}, {"eval_loss": 1.0, "eval_accuracy": 0.7, "epoch": 1.0}]
     figures = [
         plots.plot_lengths(np.array([3, 4, 5]), 8),

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import links
@@ -22,6 +23,7 @@ from finetuning.course.runner import LEAVES
 from finetuning.errors import CourseError
 from finetuning.files import digest, file_digest, fill_block, seal, with_digest
 from finetuning.profiles import PROFILES
+from finetuning.results import ResultRow, Results
 from finetuning.workspace import LESSONS, home
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,23 +109,21 @@ def measured(runs):
     run |= {"versions": dict.fromkeys(("torch", "transformers", "deepspeed"), "9.9")}
     rows = []
     for i, method in enumerate(readme.METHODS):
-        row = {"lesson": "03", "method": method, "accuracy": 0.9 - i / 100, "accuracy_low": 0.9 - i / 100, "f1": 0.5}
-        row |= {"accuracy_high": 0.9 - i / 100, "n_test": 500, "train_seconds": 1.0, "predict_reviews_per_second": 2}
-        row |= {"parameters": 2**20, "world_size": 2, "stage": None, "bytes_per_rank": None}
-        row |= {"peak_rss_bytes": 3 * 2**29, "peak_device_bytes": None}
+        accuracy, stage, held = 0.9 - i / 100, None, None
         if "_zero" in method and method[-1].isdigit():
-            row |= {
-                "stage": int(method[-1]),
-                "bytes_per_rank": {"parameters": 2**22, "optimizer": 2**23 >> int(method[-1])},
-            }
-        rows.append(row)
+            stage = int(method[-1])
+            held = {"parameters": 2**22, "optimizer": 2**23 >> stage}
+        speeds = {"train_seconds": 1.0, "predict_reviews_per_second": 2.0}
+        counts = {"parameters": 2**20, "world_size": 2, "peak_rss_bytes": 3 * 2**29}
+        row = ResultRow("03", method, accuracy, accuracy, accuracy, f1=0.5, n_test=500, **speeds, **counts)
+        rows.append(replace(row, stage=stage, bytes_per_rank=held))
     folder = runs / "pocket"
     (folder / "notebooks").mkdir(parents=True)
     for i, lesson in enumerate(LESSONS):
         notebook = nbformat.v4.new_notebook(metadata={"finetuning": {"seconds": 10.0 * i}})
         nbformat.write(notebook, folder / "notebooks" / f"{lesson}.ipynb")
-    results = {"schema": 1, "run": run, "rows": rows}
-    (folder / "results.json").write_text(json.dumps(with_digest(results)))
+    results = Results(run, rows)
+    (folder / "results.json").write_text(json.dumps(with_digest({"schema": 1, **asdict(results)})))
     return results
 
 
@@ -148,7 +148,7 @@ def test_the_readme_says_what_the_run_measured(measured, tmp_path):
 
 
 def test_what_a_run_did_not_measure_is_said_not_guessed(measured, runs):
-    measured["rows"] = [row for row in measured["rows"] if row["method"] not in ("trainer", "deepspeed_zero3")]
+    measured.rows[:] = [row for row in measured.rows if row.method not in ("trainer", "deepspeed_zero3")]
     (runs / "pocket" / "notebooks" / f"{LESSONS[2]}.ipynb").unlink()
     filled = readme.blocks(measured)
     assert "| - | trainer | not measured here | - |" in filled["results"] and "By this run" not in filled["results"]

@@ -412,8 +412,8 @@ def test_the_card_holds_the_runs_numbers_and_survives_the_librarys_strict_readin
     row = workspace.row("trainer")
     assert again.data.to_dict() == head == ModelCardData(**head).to_dict()
     name, results = model_index_to_eval_results(head["model-index"])
-    assert name == again.data.model_name and [r.metric_value for r in results] == [row["accuracy"], row["f1"]]
-    assert f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}" in results[0].metric_name
+    assert name == again.data.model_name and [r.metric_value for r in results] == [row.accuracy, row.f1]
+    assert f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}" in results[0].metric_name
     text = again.text
     for part in (
         "| trainer | 0.910 |",

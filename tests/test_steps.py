@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from finetuning.machine import this_machine
 from finetuning.metrics import bootstrap_interval, classification_metrics, measure
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import PROFILES, choose, fitting_profiles
-from finetuning.results import ROW, results_table, verdict
+from finetuning.results import ResultRow, results_table, verdict
 from finetuning.workspace import Workspace
 
 
@@ -80,7 +81,7 @@ def test_measure_and_verdict():
     truth = np.array([0, 1] * 100)
     good, bad = measure("01", "good", truth, truth), measure("01", "bad", 1 - truth, truth)
     near = measure("01", "near", np.where(np.arange(200) < 2, 1 - truth, truth), truth)
-    assert good["accuracy"] == 1 and good["n_test"] == 200 and bad["accuracy_high"] == 0
+    assert good.accuracy == 1 and good.n_test == 200 and bad.accuracy_high == 0
     assert "good (1.000) is better than bad (0.000)" in verdict(bad, good)
     assert "overlap" in verdict(near, measure("01", "nearly", np.where(np.arange(200) < 4, 1 - truth, truth), truth))
 
@@ -129,9 +130,9 @@ def test_rows_replace_and_sort_and_are_complete(runs):
         ("tfidf", 1, None),
         ("trainer", 0, 2.0),
     ]
-    assert set(ROW) <= set(results["rows"][0])
+    assert set(results["rows"][0]) == {field.name for field in fields(ResultRow)}
     assert {"profile", "model", "dataset", "seed", "started", "seconds", "hardware", "versions"} <= set(results["run"])
-    assert len(results_table(results)) == 2
+    assert len(results_table(workspace.results())) == 2
 
 
 def test_a_damaged_results_file_is_named_and_kept(runs):

@@ -12,7 +12,7 @@ from finetuning.errors import CourseError
 from finetuning.files import fill_block, write_atomically
 from finetuning.plots import plot_rank_memory
 from finetuning.profiles import PROFILES, Profile, describe
-from finetuning.results import caption, markdown_table, results_table, verdict
+from finetuning.results import ResultRow, Results, caption, markdown_table, results_table, verdict
 from finetuning.workspace import LESSONS, executed_copy, execution_mark, home, read_results, run_folder
 
 COMMAND = "make readme"
@@ -44,7 +44,7 @@ PICTURE = "zero_memory.svg"
 MISSING = "not measured here"
 
 
-def blocks(results: dict) -> dict[str, str]:
+def blocks(results: Results) -> dict[str, str]:
     """The contents of the README's marked blocks by name, in Markdown.
 
     ``results``: of the run with the default profile.
@@ -59,16 +59,16 @@ def blocks(results: dict) -> dict[str, str]:
     }
 
 
-def draw_memory(results: dict, path: Path) -> None:
+def draw_memory(results: Results, path: Path) -> None:
     """Draw the bytes that a rank holds in each ZeRO stage, as lesson 04 counted them, to ``path`` (SVG)."""
     import matplotlib
 
     matplotlib.use("agg")
 
     rows = _sharded(results)
-    title = f"What each of {rows[0]['world_size']} ranks holds: {results['run']['model']}, {rows[0]['parameters']:,} parameters"
+    title = f"What each of {rows[0].world_size} ranks holds: {results.run['model']}, {rows[0].parameters:,} parameters"
     matplotlib.rcParams["svg.hashsalt"] = "finetuning"  # the same file from the same numbers
-    fig = plot_rank_memory({_precision(rows): {str(row["stage"]): row["bytes_per_rank"] for row in rows}}, title)
+    fig = plot_rank_memory({_precision(rows): {str(row.stage): row.bytes_per_rank or {} for row in rows}}, title)
     fig.savefig(path, format="svg", metadata={"Date": None})
 
 
@@ -85,14 +85,14 @@ def _colab(lesson: str) -> str:
     )
 
 
-def _results(results: dict) -> str:
-    run = results["run"]
+def _results(results: Results) -> str:
+    run = results.run
     measured = {row["method"]: row for row in results_table(results).to_dict("records")}
     rows = []
     for method in METHODS:
         row = measured.get(method) or dict.fromkeys(RESULT_COLUMNS, "-") | {"method": method, "accuracy": MISSING}
         rows.append([row[column].replace("_", r"\_") for column in RESULT_COLUMNS])
-    tests = ", ".join(sorted({f"{row['n_test']:,}" for row in results["rows"]}))
+    tests = ", ".join(sorted({f"{row.n_test:,}" for row in results.rows}))
     return "\n".join(
         [
             f"{caption(results)}; {run['started'][:10]}, torch {run['versions']['torch']}, transformers "
@@ -106,35 +106,37 @@ def _results(results: dict) -> str:
     )
 
 
-def _gain_sentences(results: dict) -> str:
+def _gain_sentences(results: Results) -> str:
     """What fine-tuning bought in this run, whichever way it came out."""
-    rows = {row["method"]: row for row in results["rows"]}
+    rows = {row.method: row for row in results.rows}
     others = [rows[method] for method in ("tfidf", "from_scratch") if method in rows]
     return " ".join(f"By this run, {verdict(rows['trainer'], other)}" for other in others if "trainer" in rows)
 
 
-def _memory(results: dict) -> str:
+def _memory(results: Results) -> str:
     rows = _sharded(results)
     if not rows:
         return f"Memory per rank: {MISSING}."
-    held = {row["stage"]: sum(row["bytes_per_rank"].values()) / 2**20 for row in rows}
+    held = {row.stage: sum((row.bytes_per_rank or {}).values()) / 2**20 for row in rows}
     sizes = ", ".join(f"stage {stage} {size:.1f} MiB" for stage, size in held.items())
     alternative = f"Stacked bars of the bytes each rank holds in {_precision(rows)}, by ZeRO stage: {sizes}."
     return (
         f"![{alternative}](img/{PICTURE})\n\n"
-        f"{results['run']['model']}, {_precision(rows)}, {rows[0]['world_size']} ranks, counted between two micro-batches: {sizes}."
+        f"{results.run['model']}, {_precision(rows)}, {rows[0].world_size} ranks, counted between two micro-batches: {sizes}."
     )
 
 
-def _sharded(results: dict) -> list[dict]:
+def _sharded(results: Results) -> list[ResultRow]:
     """The rows that hold counted bytes of ZeRO's stages, in their order."""
-    rows = {row["method"]: row for row in results["rows"]}
+    rows = {row.method: row for row in results.rows}
     found = [rows[method] for stage in range(4) if (method := f"deepspeed_zero{stage}") in rows]
-    return found if len(found) == 4 and all(row["bytes_per_rank"] for row in found) else []
+    return found if len(found) == 4 and all(row.bytes_per_rank for row in found) else []
 
 
-def _precision(rows: list[dict]) -> str:
-    return "bf16" if rows[0]["bytes_per_rank"]["parameters"] < 3 * rows[0]["parameters"] else "fp32"
+def _precision(rows: list[ResultRow]) -> str:
+    held, parameters = rows[0].bytes_per_rank, rows[0].parameters
+    assert held and parameters  # _sharded gives no other rows
+    return "bf16" if held["parameters"] < 3 * parameters else "fp32"
 
 
 def _lesson(lesson: str) -> tuple[str, ...]:
@@ -178,9 +180,9 @@ def course_seconds(run: str) -> float | None:
 def _profile(profile: Profile) -> tuple[str, ...]:
     results, seconds = read_results(profile.name), course_seconds(profile.name)
     whole, peak = MISSING, MISSING
-    if results is not None and seconds is not None and not results["run"]["limit"]:
+    if results is not None and seconds is not None and not results.run["limit"]:
         whole = f"{_duration(seconds)} ({caption(results).split(', ')[-1]})"
-        peak = _peak(results["rows"])
+        peak = _peak(results.rows)
     gpu = f"{profile.device_memory} GiB of GPU memory; the network once"
     return (
         f"`{profile.name}`",
@@ -192,9 +194,9 @@ def _profile(profile: Profile) -> tuple[str, ...]:
     )
 
 
-def _peak(rows: list[dict]) -> str:
+def _peak(rows: list[ResultRow]) -> str:
     for key, where in (("peak_device_bytes", "on the GPU"), ("peak_rss_bytes", "per process")):
-        found = [row[key] for row in rows if row[key]]
+        found = [peak for row in rows if (peak := getattr(row, key))]
         if found:
             return f"{max(found) / 2**30:.1f} GiB {where}"
     return MISSING

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from finetuning.results import ResultRow
+
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 
@@ -105,15 +107,8 @@ def plot_confusion(matrix: np.ndarray, words: Sequence[str], title: str) -> Figu
     ax.imshow(matrix, cmap="Blues", vmin=0)
     ax.set(xticks=(0, 1), yticks=(0, 1), xticklabels=words, yticklabels=words, xlabel="predicted", ylabel="true")
     for (row, column), count in np.ndenumerate(np.asarray(matrix)):
-        ax.text(
-            column,
-            row,
-            f"{count:,}",
-            ha="center",
-            va="center",
-            fontsize=16,
-            color="white" if count > np.max(matrix) / 2 else "black",
-        )
+        colour = "white" if count > np.max(matrix) / 2 else "black"
+        ax.text(column, row, f"{count:,}", ha="center", va="center", fontsize=16, color=colour)
     ax.grid(visible=False)
     return fig
 
@@ -148,14 +143,14 @@ def plot_training(runs: dict[str, list[dict]]) -> Figure:
     return fig
 
 
-def plot_results(rows: list[dict]) -> Figure:
+def plot_results(rows: Sequence[ResultRow]) -> Figure:
     """Accuracy of each method with its 95 % interval, in the order of the lessons."""
     fig, ax = figure("Accuracy on the test reviews, with 95 % intervals", height=1.2 + 0.5 * len(rows))
     for i, row in enumerate(rows):
-        ax.plot([row["accuracy_low"], row["accuracy_high"]], [i, i], color=BLUE, linewidth=3)
-        ax.plot(row["accuracy"], i, "o", color=BLUE, markersize=9)
-        ax.text(row["accuracy_high"], i, f"  {row['accuracy']:.3f}", va="center")
-    ax.set(xlabel="accuracy", yticks=range(len(rows)), yticklabels=[row["method"] for row in rows], xlim=(0.4, 1.05))
+        ax.plot([row.accuracy_low, row.accuracy_high], [i, i], color=BLUE, linewidth=3)
+        ax.plot(row.accuracy, i, "o", color=BLUE, markersize=9)
+        ax.text(row.accuracy_high, i, f"  {row.accuracy:.3f}", va="center")
+    ax.set(xlabel="accuracy", yticks=range(len(rows)), yticklabels=[row.method for row in rows], xlim=(0.4, 1.05))
     ax.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top, none cut at the edge
     return fig
 
@@ -253,31 +248,31 @@ def plot_family_memory(
     return fig
 
 
-def plot_price(rows: list[dict]) -> Figure:
+def plot_price(rows: Sequence[ResultRow]) -> Figure:
     """Accuracy with its interval against training time and against parameters, both on logarithmic axes.
 
-    ``rows`` of ``results.json``. Methods that were not trained, or have no parameters, stand at "none"; the stages of
+    Methods that were not trained, or have no parameters, stand at "none"; the stages of
     DeepSpeed share a sign, as they train the same model.
     """
     fig, axes = figure("What does accuracy cost?", width=13, height=5.2, columns=2)
-    group = {row["method"]: re.sub(r"^deepspeed_.*", "deepspeed, all stages", row["method"]) for row in rows}
+    group = {row.method: re.sub(r"^deepspeed_.*", "deepspeed, all stages", row.method) for row in rows}
     signs = zip((*COLOURS, "black") * 2, ("o", "s", "D", "^", "v", "x", "P", "*") * 2, strict=False)
     looks = dict(zip(dict.fromkeys(group.values()), signs, strict=False))
     for ax, key, label in zip(axes, ("train_seconds", "parameters"), ("training, seconds", "parameters"), strict=True):
-        shown = [row for row in rows if key == "train_seconds" or row[key] is not None]
-        known = [row[key] for row in shown if row[key]] or [1]
+        shown = [row for row in rows if key == "train_seconds" or getattr(row, key) is not None]
+        known = [value for row in shown if (value := getattr(row, key))] or [1]
         none = min(known) / 8
         for row in shown:
-            (colour, marker), x = looks[group[row["method"]]], row[key] or none
-            ax.plot([x, x], [row["accuracy_low"], row["accuracy_high"]], color=colour, linewidth=1.5, alpha=0.6)
-            ax.plot(x, row["accuracy"], marker, color=colour, markersize=10, markerfacecolor="none", markeredgewidth=2)
+            (colour, marker), x = looks[group[row.method]], getattr(row, key) or none
+            ax.plot([x, x], [row.accuracy_low, row.accuracy_high], color=colour, linewidth=1.5, alpha=0.6)
+            ax.plot(x, row.accuracy, marker, color=colour, markersize=10, markerfacecolor="none", markeredgewidth=2)
         powers = range(int(np.ceil(np.log10(min(known)) - 0.3)), int(np.ceil(np.log10(max(known)))) + 1)
-        absent = {none: "none"} if any(not row[key] for row in shown) else {}
+        absent = {none: "none"} if any(not getattr(row, key) for row in shown) else {}
         ticks = absent | {10.0**power: f"{10.0**power:,.10g}" for power in powers}
         ax.set(xscale="log", xlabel=label, ylabel="accuracy on test, with 95 % interval", xlim=(none / 2, None))
         ax.set_xticks(list(ticks), list(ticks.values()))
         ax.minorticks_off()
-        ax.set_ylim(min(row["accuracy_low"] for row in rows) - 0.02, max(row["accuracy_high"] for row in rows) + 0.02)
+        ax.set_ylim(min(row.accuracy_low for row in rows) - 0.02, max(row.accuracy_high for row in rows) + 0.02)
     points = {"linestyle": "", "markersize": 10, "markerfacecolor": "none", "markeredgewidth": 2}
     handles = [axes[0].plot([], [], color=c, marker=m, label=name, **points)[0] for name, (c, m) in looks.items()]
     fig.legend(handles=handles, loc="outside right center", fontsize=11)

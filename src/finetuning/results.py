@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,28 +12,37 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# Every row has these; what was not measured is None.
-ROW = (
-    "lesson",
-    "method",
-    "accuracy",
-    "accuracy_low",
-    "accuracy_high",
-    "f1",
-    "n_test",
-    "train_seconds",
-    "train_reviews_per_second",
-    "predict_reviews_per_second",
-    "parameters",
-    "stage",
-    "world_size",
-    "bytes_per_rank",
-    "peak_rss_bytes",
-    "peak_device_bytes",
-)
+@dataclass(frozen=True)
+class ResultRow:
+    """What was measured of a method: a row of the results table. None stands for what was not measured."""
+
+    lesson: str  # its two digits
+    method: str
+    accuracy: float  # share of right answers on the test reviews
+    accuracy_low: float  # of its 95 % bootstrap interval
+    accuracy_high: float
+    f1: float  # of the positive class
+    n_test: int  # test reviews
+    train_seconds: float | None = None
+    train_reviews_per_second: float | None = None
+    predict_reviews_per_second: float | None = None
+    parameters: int | None = None
+    stage: int | None = None  # of ZeRO
+    world_size: int | None = None  # ranks that trained it
+    bytes_per_rank: dict[str, int] | None = None  # component of the training state -> bytes
+    peak_rss_bytes: int | None = None  # of the process that trained it
+    peak_device_bytes: int | None = None
 
 
-def results_table(results: dict, *, price_per_hour: float | None = None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Results:
+    """What a run keeps in ``results.json``."""
+
+    run: dict[str, Any]  # profile, model, dataset, limit, seed, started, seconds, hardware, versions
+    rows: list[ResultRow]
+
+
+def results_table(results: Results, *, price_per_hour: float | None = None) -> pd.DataFrame:
     """The results as a pandas DataFrame for reading: one line per method, measured values rounded, intervals in words.
 
     With the price of an hour of this machine also the memory at its peak and the cost of predicting 1,000 reviews.
@@ -40,24 +50,24 @@ def results_table(results: dict, *, price_per_hour: float | None = None) -> pd.D
     import pandas as pd
 
     lines = []
-    for row in results["rows"]:
+    for row in results.rows:
         more = {}
         if price_per_hour is not None:
-            peak, speed = row["peak_device_bytes"] or row["peak_rss_bytes"], row["predict_reviews_per_second"]
-            more["trained per second"] = _count(row["train_reviews_per_second"])
+            peak, speed = row.peak_device_bytes or row.peak_rss_bytes, row.predict_reviews_per_second
+            more["trained per second"] = _count(row.train_reviews_per_second)
             more["peak memory"] = "-" if peak is None else f"{peak / 2**20:,.0f} MiB"
             more["cost per 1,000"] = "-" if speed is None else _two_digits(price_per_hour / 3.6 / speed)
         lines.append(
             {
-                "lesson": row["lesson"],
-                "method": row["method"],
-                "accuracy": f"{row['accuracy']:.3f}",
-                "95 % interval": f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
-                "F1": f"{row['f1']:.3f}",
-                "test reviews": f"{row['n_test']:,}",
-                "training": "none" if row["train_seconds"] is None else f"{row['train_seconds']:.1f} s",
-                "predicts per second": _count(row["predict_reviews_per_second"]),
-                "parameters": _count(row["parameters"]),
+                "lesson": row.lesson,
+                "method": row.method,
+                "accuracy": f"{row.accuracy:.3f}",
+                "95 % interval": f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}",
+                "F1": f"{row.f1:.3f}",
+                "test reviews": f"{row.n_test:,}",
+                "training": "none" if row.train_seconds is None else f"{row.train_seconds:.1f} s",
+                "predicts per second": _count(row.predict_reviews_per_second),
+                "parameters": _count(row.parameters),
                 **more,
             }
         )
@@ -70,10 +80,9 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
     return "\n".join([head, "|" + "---|" * len(columns), *lines])
 
 
-def caption(results: dict) -> str:
+def caption(results: Results) -> str:
     """One line under every table and plot: model, data, seed and hardware of the run."""
-    run = results["run"]
-    hardware = run["hardware"]
+    run, hardware = results.run, results.run["hardware"]
     machine = hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
     return f"{run['model']} on {run['dataset']}, seed {run['seed']}, {machine}"
 
@@ -87,15 +96,15 @@ def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def verdict(first: dict, second: dict) -> str:
-    """A sentence that compares two rows of the results table as far as their intervals allow."""
-    names = f"{first['method']} ({first['accuracy']:.3f})", f"{second['method']} ({second['accuracy']:.3f})"
-    if first["accuracy_low"] > second["accuracy_high"]:
+def verdict(first: ResultRow, second: ResultRow) -> str:
+    """A sentence that compares two methods as far as their intervals allow."""
+    names = f"{first.method} ({first.accuracy:.3f})", f"{second.method} ({second.accuracy:.3f})"
+    if first.accuracy_low > second.accuracy_high:
         return f"{names[0]} is better than {names[1]}: their 95 % intervals do not overlap."
-    if second["accuracy_low"] > first["accuracy_high"]:
+    if second.accuracy_low > first.accuracy_high:
         return f"{names[1]} is better than {names[0]}: their 95 % intervals do not overlap."
-    ahead, behind = names if first["accuracy"] >= second["accuracy"] else names[::-1]
+    ahead, behind = names if first.accuracy >= second.accuracy else names[::-1]
     return (
-        f"{ahead} is ahead of {behind} on these {first['n_test']:,} test reviews, but their 95 % intervals overlap: "
+        f"{ahead} is ahead of {behind} on these {first.n_test:,} test reviews, but their 95 % intervals overlap: "
         "these numbers alone do not settle it."
     )

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from finetuning.errors import CourseError
 from finetuning.files import find_damage, verify_digest, with_digest, write_atomically
 from finetuning.machine import this_machine, versions
 from finetuning.profiles import describe
-from finetuning.results import ROW
+from finetuning.results import ResultRow, Results
 
 if TYPE_CHECKING:
     from finetuning.profiles import Profile
@@ -54,21 +55,21 @@ def run_folder(name: str) -> Path:
     return runs_folder() / name
 
 
-def read_results(run: str) -> dict | None:
-    """A run's ``results.json`` as a dict; None where there is none. Raises CourseError when it is damaged."""
+def read_results(run: str) -> Results | None:
+    """What a run's ``results.json`` holds; None where there is none. Raises CourseError when it is damaged."""
     path = run_folder(run) / "results.json"
     if not path.exists():
         return None
     try:
-        results = verify_digest(path.read_text(encoding="utf-8"))
-        if results["schema"] != 1 or not isinstance(results["rows"], list):
+        kept = verify_digest(path.read_text(encoding="utf-8"))
+        if kept["schema"] != 1:
             raise ValueError("not a results file of schema 1")
-        results["run"]["profile"]
+        kept["run"]["profile"]
+        return Results(kept["run"], [ResultRow(**row) for row in kept["rows"]])
     except (ValueError, KeyError, TypeError) as error:
         raise CourseError(
             f"{path} is damaged ({error}); put back a copy, or move it away and start over (FRESH=1)."
         ) from error
-    return results
 
 
 def executed_copy(run: str, lesson: str) -> dict:
@@ -120,7 +121,7 @@ class Workspace:
     def _check_settings(self) -> None:
         if not self.results_file.exists():
             return
-        kept = self.results()["run"]
+        kept = self.results().run
         for key, value in self._about().items():
             if kept.get(key) != value:
                 raise CourseError(
@@ -128,36 +129,35 @@ class Workspace:
                     f"give this run a name of its own (RUN=...) or start over (FRESH=1)."
                 )
 
-    def results(self) -> dict:
-        """The run's ``results.json`` as a dict; a fresh one where there is none yet."""
+    def results(self) -> Results:
+        """What the run's ``results.json`` holds; where there is none yet, the run's settings and machine and no row."""
         if results := read_results(self.name):
             return results
         head = {**self._about(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 0.0}
-        return {"schema": 1, "run": {**head, "hardware": this_machine(), "versions": versions()}, "rows": []}
+        return Results({**head, "hardware": this_machine(), "versions": versions()}, [])
 
-    def add_rows(self, *rows: dict) -> None:
+    def add_rows(self, *rows: ResultRow) -> None:
         """Write rows to ``results.json``; a row replaces an earlier one of the same lesson and method."""
         results = self.results()
-        for row in rows:
-            row = {**dict.fromkeys(ROW), **row}
-            same = (row["lesson"], row["method"])
-            results["rows"] = [r for r in results["rows"] if (r["lesson"], r["method"]) != same] + [row]
-        results["rows"].sort(key=lambda row: row["lesson"])  # stable: within a lesson the order of writing
-        self._write_results(results)
+        measured = {(row.lesson, row.method) for row in rows}
+        kept = [row for row in results.rows if (row.lesson, row.method) not in measured]
+        # stable: within a lesson the order of writing
+        self._write_results(Results(results.run, sorted([*kept, *rows], key=lambda row: row.lesson)))
 
-    def _write_results(self, results: dict) -> None:
-        write_atomically(self.results_file, json.dumps(with_digest(results), indent=2) + "\n")
+    def _write_results(self, results: Results) -> None:
+        kept = with_digest({"schema": 1, **asdict(results)})
+        write_atomically(self.results_file, json.dumps(kept, indent=2) + "\n")
 
     def keep_seconds(self, seconds: float) -> None:
         """Note how long the lessons of this run took, all together."""
         results = self.results()
-        results["run"]["seconds"] = round(seconds, 1)
+        results.run["seconds"] = round(seconds, 1)
         self._write_results(results)
 
-    def row(self, method: str) -> dict:
+    def row(self, method: str) -> ResultRow:
         """The row of a method. Raises CourseError when no lesson has written it yet."""
-        for row in self.results()["rows"]:
-            if row["method"] == method:
+        for row in self.results().rows:
+            if row.method == method:
                 return row
         raise CourseError(f"This run has no result for {method!r} yet; run the lesson that measures it first.")
 

@@ -6,6 +6,7 @@ runs (``runs/card-1`` ...) are used again.
 """
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 
@@ -14,20 +15,21 @@ from finetuning.evaluation.pairs import kept_answers, paired
 from finetuning.files import fill_block, write_atomically
 from finetuning.machine import this_machine
 from finetuning.profiles import POCKET_T5, choose
+from finetuning.results import ResultRow
 from finetuning.workspace import LESSONS, Workspace, runs_folder
 
 SEEDS = (1, 2, 3, 4, 5)
 METHODS = ("majority", "tfidf", "as_shipped", "from_scratch", "trainer")
 
 
-def as_shipped_on_imdb(source: str) -> dict:
-    """Accuracy of the shipped model on IMDb's test half, with its 95 % interval: a row as ``metrics.measure`` makes it.
+def as_shipped_on_imdb(source: str) -> ResultRow:
+    """Accuracy of the shipped model on IMDb's test half, with its 95 % interval.
 
     The row is kept in ``runs/card-imdb.json``; delete that file after the model has changed.
     """
     kept = runs_folder() / "card-imdb.json"
     if kept.exists():
-        return json.loads(kept.read_text())
+        return ResultRow(**json.loads(kept.read_text()))
     from finetuning.data import clean_text, read_split
     from finetuning.labels import score_labels
     from finetuning.metrics import measure
@@ -40,7 +42,7 @@ def as_shipped_on_imdb(source: str) -> dict:
         load_model(settings), load_tokenizer(settings), texts, prompt=settings.prompt, max_length=512
     )
     row = measure("card", "as_shipped", scores.argmax(axis=1), test["label"])
-    write_atomically(kept, json.dumps(row))
+    write_atomically(kept, json.dumps(asdict(row)))
     return row
 
 
@@ -76,27 +78,27 @@ def failures(workspace: Workspace) -> dict[str, np.ndarray]:
     }
 
 
-def card_figures(imdb: dict, runs: list[Workspace]) -> str:
+def card_figures(imdb: ResultRow, runs: list[Workspace]) -> str:
     """The figures of the model card as Markdown."""
     from datasets import load_from_disk
 
     machine = this_machine()
     rows = {method: [run.row(method) for run in runs] for method in METHODS}
-    mean = {method: np.mean([row["accuracy"] for row in mine]) for method, mine in rows.items()}
+    mean = {method: np.mean([row.accuracy for row in mine]) for method, mine in rows.items()}
     lines = [
-        f"As shipped, with the prompt `{choose().prompt}`, on all {imdb['n_test']:,} IMDb test reviews (first 512 tokens): "
-        f"accuracy **{imdb['accuracy']:.3f}** ({imdb['accuracy_low']:.3f} to {imdb['accuracy_high']:.3f}), F1 {imdb['f1']:.3f}.",
+        f"As shipped, with the prompt `{choose().prompt}`, on all {imdb.n_test:,} IMDb test reviews (first 512 tokens): "
+        f"accuracy **{imdb.accuracy:.3f}** ({imdb.accuracy_low:.3f} to {imdb.accuracy_high:.3f}), F1 {imdb.f1:.3f}.",
         "",
-        f"On the {rows['trainer'][0]['n_test']:,} test reviews of Pocket Reviews, seeds {', '.join(map(str, SEEDS))}, "
+        f"On the {rows['trainer'][0].n_test:,} test reviews of Pocket Reviews, seeds {', '.join(map(str, SEEDS))}, "
         f"on {machine['cores']} cores of {machine['processor']}:",
         "",
         "| method | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | mean | training |",
         "|---|" + "---|" * (len(SEEDS) + 2),
     ]
     for method, mine in rows.items():
-        cells = " | ".join(f"{r['accuracy']:.3f} ({r['accuracy_low']:.3f} to {r['accuracy_high']:.3f})" for r in mine)
-        seconds = [row["train_seconds"] for row in mine]
-        training = "none" if None in seconds else f"{np.mean(seconds):.1f} s"
+        cells = " | ".join(f"{r.accuracy:.3f} ({r.accuracy_low:.3f} to {r.accuracy_high:.3f})" for r in mine)
+        seconds = [row.train_seconds for row in mine if row.train_seconds is not None]
+        training = f"{np.mean(seconds):.1f} s" if seconds else "none"
         lines.append(f"| {method} | {cells} | {mean[method]:.3f} | {training} |")
     pairs = []
     for run in runs:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from finetuning.results import ResultRow
 
 COMPONENTS = ("parameters", "gradients", "master", "optimizer")
 
@@ -128,16 +129,14 @@ def _stored(tensors: list) -> dict[int, int]:
     return storages
 
 
-def verdict_lines(rows: dict[str, dict], seconds: dict[str, float]) -> list[str]:
+def verdict_lines(rows: dict[str, ResultRow], seconds: dict[str, float]) -> list[str]:
     """Sentences that weigh each stage against the plain Trainer, from what was measured.
 
-    ``rows``: method -> row of the results table, with ``trainer_short`` and ``deepspeed_zero0`` among them;
+    ``rows``: method -> its row, with ``trainer_short`` and ``deepspeed_zero0`` among them;
     ``seconds``: ``plain``, ``zero0`` … -> seconds per optimizer step.
     """
     held = {
-        name: sum(row["bytes_per_rank"][part] for part in COMPONENTS)
-        for name, row in rows.items()
-        if row["bytes_per_rank"]
+        name: sum(row.bytes_per_rank[part] for part in COMPONENTS) for name, row in rows.items() if row.bytes_per_rank
     }
     lines = []
     for name in held:
@@ -148,14 +147,14 @@ def verdict_lines(rows: dict[str, dict], seconds: dict[str, float]) -> list[str]
             if slower > 1
             else f"{1 / slower:.1f} times as fast as the plain Trainer"
         )
-        points = 100 * (rows[name]["accuracy"] - rows["trainer_short"]["accuracy"])
+        points = 100 * (rows[name].accuracy - rows["trainer_short"].accuracy)
         lines.append(
             f"{run}: holds {share:.2f} of stage 0's bytes per rank, {pace}, accuracy {points:+.1f} points from it."
         )
     faster = [run for run in seconds if run != "plain" and seconds[run] < seconds["plain"]]
     if faster:
         lines.append(
-            f"Faster than the plain Trainer here: {', '.join(faster)}, on {rows['deepspeed_zero0']['world_size']} ranks."
+            f"Faster than the plain Trainer here: {', '.join(faster)}, on {rows['deepspeed_zero0'].world_size} ranks."
         )
     else:
         lines.append(

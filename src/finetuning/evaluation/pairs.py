@@ -11,6 +11,7 @@ import numpy as np
 from finetuning.errors import CourseError
 
 if TYPE_CHECKING:
+    from finetuning.results import ResultRow
     from finetuning.workspace import Workspace
 
 ALPHA, POWER = 0.05, 0.8  # how often a test may cry wolf; how often it must see a difference that is there
@@ -22,16 +23,16 @@ def kept_answers(workspace: Workspace, truth: np.ndarray) -> dict[str, np.ndarra
     Raises CourseError when scores and test reviews do not match: then lesson 01 has run again since.
     """
     right = {}
-    for row in workspace.results()["rows"]:
-        scores = workspace.scores(row["method"])
+    for row in workspace.results().rows:
+        scores = workspace.scores(row.method)
         if scores is None:
             continue
         if len(scores) != len(truth):
             raise CourseError(
-                f"{row['method']} kept scores of {len(scores)} test reviews, and there are {len(truth)} now; "
-                f"run lesson {row['lesson']} again."
+                f"{row.method} kept scores of {len(scores)} test reviews, and there are {len(truth)} now; "
+                f"run lesson {row.lesson} again."
             )
-        right[row["method"]] = scores.argmax(axis=1) == truth
+        right[row.method] = scores.argmax(axis=1) == truth
     return right
 
 
@@ -135,18 +136,18 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def candidates(rows: list[dict], right: dict[str, np.ndarray]) -> list[str]:
+def candidates(rows: Sequence[ResultRow], right: dict[str, np.ndarray]) -> list[str]:
     """The methods a reader may ship.
 
     The most accurate one and all that cannot be told apart from it, the fastest first.
 
-    ``rows``: rows of ``results.json``; ``right``: as ``kept_answers`` gives it. Among equals the fastest in prediction
+    ``right``: as ``kept_answers`` gives it. Among equals the fastest in prediction
     leads.
     """
-    named = {row["method"]: row for row in rows if row["method"] in right}
-    best = max(named, key=lambda method: named[method]["accuracy"])
+    named = {row.method: row for row in rows if row.method in right}
+    best = max(named, key=lambda method: named[method].accuracy)
     equal = [method for method in named if method == best or not told_apart(paired(right[best], right[method]))]
-    return sorted(equal, key=lambda method: -(named[method]["predict_reviews_per_second"] or 0))
+    return sorted(equal, key=lambda method: -(named[method].predict_reviews_per_second or 0))
 
 
 # How sure is the model, and how sure may it be?

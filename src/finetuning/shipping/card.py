@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
     from finetuning.profiles import Profile
+    from finetuning.results import ResultRow, Results
     from finetuning.workspace import Workspace
 
 CARD = "README.md"
@@ -43,7 +44,7 @@ def model_card(
         "dataset_split": "test",
         "dataset_revision": settings.reviews_revision,
     }
-    interval = f"95 % interval {row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}, {row['n_test']} reviews"
+    interval = f"95 % interval {row.accuracy_low:.3f} to {row.accuracy_high:.3f}, {row.n_test} reviews"
     card = ModelCardData(
         language="en",
         license="apache-2.0" if model.startswith(OPEN_MODELS) else None,
@@ -56,9 +57,9 @@ def model_card(
         model_name=f"{model} fine-tuned on {data}",
         eval_results=[
             EvalResult(
-                **where, metric_type="accuracy", metric_value=row["accuracy"], metric_name=f"accuracy ({interval})"
+                **where, metric_type="accuracy", metric_value=row.accuracy, metric_name=f"accuracy ({interval})"
             ),
-            EvalResult(**where, metric_type="f1", metric_value=row["f1"], metric_name="F1 of the positive class"),
+            EvalResult(**where, metric_type="f1", metric_value=row.f1, metric_name="F1 of the positive class"),
         ],
     )
     text = _card_text(settings, results, row, {name: len(split) for name, split in splits.items()}, remarks)
@@ -69,20 +70,20 @@ def _is_hub_id(place: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", place) is not None
 
 
-def _card_text(settings: Profile, results: dict, row: dict, sizes: dict[str, int], remarks: Sequence[str]) -> str:
-    model, data, run = describe(settings.model), describe(settings.reviews), results["run"]
-    others = [
-        other for other in results["rows"] if other["method"] in ("majority", "tfidf", "as_shipped", "from_scratch")
-    ]
+def _card_text(
+    settings: Profile, results: Results, row: ResultRow, sizes: dict[str, int], remarks: Sequence[str]
+) -> str:
+    model, data, run = describe(settings.model), describe(settings.reviews), results.run
+    others = [other for other in results.rows if other.method in ("majority", "tfidf", "as_shipped", "from_scratch")]
     hardware, versions = run["hardware"], run["versions"]
     machine = hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
     return "\n".join(
         [
             f"# {model} fine-tuned on {data}",
             "",
-            f"Reads a movie review and answers `{LABEL_WORDS[0]}` or `{LABEL_WORDS[1]}`: {row['parameters']:,} parameters, "
-            f"accuracy {row['accuracy']:.3f} (95 % interval {row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}) on "
-            f"{row['n_test']:,} test reviews.",
+            f"Reads a movie review and answers `{LABEL_WORDS[0]}` or `{LABEL_WORDS[1]}`: {row.parameters:,} parameters, "
+            f"accuracy {row.accuracy:.3f} (95 % interval {row.accuracy_low:.3f} to {row.accuracy_high:.3f}) on "
+            f"{row.n_test:,} test reviews.",
             "",
             "## How to use it",
             "",
@@ -100,7 +101,7 @@ def _card_text(settings: Profile, results: dict, row: dict, sizes: dict[str, int
             "",
             f"Start: {model}. {settings.epochs} epochs, batches of {settings.batch_size}, AdamW, learning rate "
             f"{settings.learning_rate:g}, at most {settings.max_length:,} tokens, seed {settings.seed}. "
-            f"{row['train_seconds']:.0f} s on {machine}, with transformers {versions['transformers']} and torch "
+            f"{row.train_seconds:.0f} s on {machine}, with transformers {versions['transformers']} and torch "
             f"{versions['torch']}.",
             "",
             "## How good it is",
@@ -112,21 +113,21 @@ def _card_text(settings: Profile, results: dict, row: dict, sizes: dict[str, int
             "",
             "## Limits",
             "",
-            *[f"- {limit}" for limit in _limits(row["n_test"], data, settings.max_length)],
+            *[f"- {limit}" for limit in _limits(row.n_test, data, settings.max_length)],
             *([] if model.startswith(OPEN_MODELS) else ["", NO_LICENCE]),
             "",
         ]
     )
 
 
-def _accuracies(rows: Sequence[dict]) -> str:
+def _accuracies(rows: Sequence[ResultRow]) -> str:
     lines = [
         (
-            row["method"],
-            f"{row['accuracy']:.3f}",
-            f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
-            f"{row['f1']:.3f}",
-            f"{row['n_test']:,}",
+            row.method,
+            f"{row.accuracy:.3f}",
+            f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}",
+            f"{row.f1:.3f}",
+            f"{row.n_test:,}",
         )
         for row in rows
     ]
