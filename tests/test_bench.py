@@ -16,9 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5Config, T5ForConditionalGeneration
 
 from authoring.bench import growth
+from authoring.bench.flops import forward_flops
+from authoring.bench.processes import in_own_process
 from finetuning import batching, labels
 from finetuning.errors import CourseError
-from finetuning.speed import contenders, flops, int8, packing, prediction, recipes
+from finetuning.speed import contenders, int8, packing, prediction, recipes
 
 WORDS, ANSWERS = [11, 12], [[11, 1], [12, 1]]
 RNG = np.random.default_rng(1)
@@ -41,7 +43,7 @@ def test_operations_are_those_that_torch_counts(model, tokens, answer_tokens):
     ids = torch.randint(20, 190, (3, tokens))
     with FlopCounterMode(display=False) as counted:
         logits = model(input_ids=ids, decoder_input_ids=torch.zeros(3, answer_tokens, dtype=torch.long)).logits
-    mine = 3 * flops.forward_flops(model.config, tokens, answer_tokens)
+    mine = 3 * forward_flops(model.config, tokens, answer_tokens)
     assert mine == pytest.approx(counted.get_total_flops(), rel=0.01)
     with FlopCounterMode(display=False) as backward:
         logits.sum().backward()
@@ -175,12 +177,12 @@ def test_a_wrong_number_of_rounds_is_told():
 
 
 def test_each_measurement_has_a_process_of_its_own():
-    assert len({os.getpid(), contenders.in_own_process(os.getpid), contenders.in_own_process(os.getpid)}) == 3
+    assert len({os.getpid(), in_own_process(os.getpid), in_own_process(os.getpid)}) == 3
 
 
 def test_a_killed_measurement_is_told():
     with pytest.raises(CourseError, match="process was killed"):
-        contenders.in_own_process(os._exit, 9)
+        in_own_process(os._exit, 9)
 
 
 def test_ways_to_predict_make_one_change_each(model):

@@ -7,8 +7,8 @@ from statistics import median
 import pytest
 from conftest import ROOT
 
+from authoring.blocks import fill_block
 from authoring.pocket import corpus
-from finetuning.files import fill_block
 from finetuning.profiles import POCKET_REVIEWS
 
 FIELDS = {"id", "film", "genre", "text", "label", "rating", "traits", "split"}

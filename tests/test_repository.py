@@ -19,9 +19,10 @@ from conftest import NOTEBOOKS, ROOT
 
 import finetuning
 from authoring import first_cell, readme
+from authoring.blocks import fill_block
 from finetuning.course.runner import LEAVES
 from finetuning.errors import CourseError
-from finetuning.files import digest, file_digest, fill_block, seal, with_digest
+from finetuning.files import digest, file_digest, seal, with_digest
 from finetuning.profiles import PROFILES
 from finetuning.results import ResultRow, Results
 from finetuning.workspace import LESSONS, home

@@ -7,9 +7,10 @@ from the executed lessons, addresses from ``pyproject.toml``.
 import re
 from pathlib import Path
 
+from authoring.blocks import fill_block
 from authoring.first_cell import put_first_cells, repository
 from finetuning.errors import CourseError
-from finetuning.files import fill_block, write_atomically
+from finetuning.files import write_atomically
 from finetuning.plots import plot_rank_memory
 from finetuning.profiles import PROFILES, Profile, describe
 from finetuning.results import ResultRow, Results, caption, markdown_table, results_table, verdict

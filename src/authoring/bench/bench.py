@@ -12,17 +12,19 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from authoring.bench.accuracy import SHIPPED_DROPOUT, accuracy_of_a_seed
+from authoring.bench.accuracy import SHIPPED_DROPOUT, accuracy_of_a_seed, our_recipe
 from authoring.bench.data_path import data_path
+from authoring.bench.flops import forward_flops, matmul_peak, tokens_written
 from authoring.bench.growth import SHAPES, growth_exponent, seconds_by_ranks
 from authoring.bench.operators import profile_prediction, profile_training
+from authoring.bench.processes import in_own_process
 from authoring.bench.report import LONG, figures, peak_type, table
 from authoring.bench.start_up import kernel_start_seconds, seconds_by_kind, seconds_of
 from finetuning.batching import epoch_batches, token_rows
@@ -33,17 +35,16 @@ from finetuning.labels import LABEL_WORDS, label_ids
 from finetuning.machine import bf16_is_fast, this_machine, versions
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import Profile, choose, describe
-from finetuning.speed import flops, int8, prediction, recipes
+from finetuning.speed import int8, prediction, recipes
 from finetuning.speed.contenders import (
     BATCH,
     factors,
-    in_own_process,
-    in_this_process,
-    predict_contenders,
     sample_batches,
     speeds,
     spread,
-    train_contenders,
+    take_turns,
+    time_prediction,
+    time_training,
 )
 from finetuning.speed.recipes import Training
 from finetuning.workspace import runs_folder
@@ -58,7 +59,6 @@ class Bench:
 
     def __init__(self, settings: Profile, rounds: int, quick: bool) -> None:
         self.settings, self.rounds, self.quick = settings, 1 if quick else rounds, quick
-        self.do = in_this_process if quick else in_own_process
         self.shipped = settings.name == "pocket"
         # pocket T5 as shipped, or a T5 of random weights: speed does not hang on what the weights are
         self.make_model = partial(load_model, settings, from_scratch=not self.shipped, dropout=SHIPPED_DROPOUT)
@@ -74,6 +74,10 @@ class Bench:
             "rounds": self.rounds,
             "seed": settings.seed,
         }
+
+    def apart(self, work: Callable) -> Callable:
+        """``work``, made to run in a process of its own each time; a quick run does it in this one."""
+        return work if self.quick else partial(in_own_process, work)
 
     def say(self, line: str) -> None:
         """A line of progress with the minutes so far."""
@@ -110,27 +114,30 @@ class Bench:
         config = self.config
         shapes = [(2048, 2048, 2048), (4096, config.d_model, config.d_ff), (4096, config.d_ff, config.d_model)]
         kinds = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if bf16_is_fast() else {})
-        peaks = {name: flops.matmul_peak(kind, shapes) for name, kind in kinds.items()}
+        peaks = {name: matmul_peak(kind, shapes) for name, kind in kinds.items()}
         if int8.has_int8():
-            peaks["int8"] = flops.matmul_peak(torch.int8, shapes)
+            peaks["int8"] = matmul_peak(torch.int8, shapes)
         self.keep("peak", peaks)
         self.say(", ".join(f"{name} peak {value / 1e9:.0f} GFLOP/s" for name, value in self.found["peak"].items()))
 
     def training(self) -> None:
         """The ladder of training, what was tried beside it, and the share of the peak."""
         ladder = recipes.training_recipes()
-        ours = recipes.our_recipe()
+        ours = our_recipe()
         beside = {"tried: SDPA attention": replace(ours, attention="sdpa")}
         if ours.bf16:  # not in the recipe, because the Trainer's checkpoints would not hold the copies
             beside["tried: bf16 weights, fp32 copies for AdamW"] = replace(ours, bf16=False, bf16_weights=True)
-        found = train_contenders(
-            self.make_model, ladder | beside, self.rows, self.labels, self.answers, self.limit, rounds=self.rounds,
-            batches=2 if self.quick else 3, do=self.do, say=lambda line: self.say(f"training, {line}"),
+        found = take_turns(
+            self.apart(time_training), ladder | beside, rounds=self.rounds,
+            say=lambda line: self.say(f"training, {line}"), make_model=self.make_model, rows=self.rows,
+            labels=self.labels, answers=self.answers, limit=self.limit, batches=2 if self.quick else 3,
         )  # fmt: skip
         took = speeds(found)
         longest = sample_batches(self.lengths, BATCH, 2)[0]
         pair = [self.rows[i] for i in longest], [self.labels[i] for i in longest]
-        profile = partial(self.do, profile_training, self.make_model, pair=pair, answers=self.answers, limit=self.limit)
+        profile = partial(
+            self.apart(profile_training), self.make_model, pair=pair, answers=self.answers, limit=self.limit
+        )
         self.keep(
             "training",
             {
@@ -148,16 +155,14 @@ class Bench:
         for one in rounds:
             wide = [(width, taken) for width, taken in zip(one["widths"], one["seconds"], strict=True) if width > LONG]
             if wide:
-                needed = sum(
-                    3 * BATCH * flops.forward_flops(self.config, width, len(self.answers[0])) for width, _ in wide
-                )
+                needed = sum(3 * BATCH * forward_flops(self.config, width, len(self.answers[0])) for width, _ in wide)
                 shares.append(needed / sum(taken for _, taken in wide) / self.found["peak"][peak_type(self.found)])
         return spread(shares) if shares else None
 
     def prediction(self) -> None:
         """The ladder of prediction, on a model that has learnt to answer in one word, as a fine-tuned one has."""
         model = self.make_model()
-        training = Training(model, recipes.our_recipe(), self.answers, self.limit)
+        training = Training(model, our_recipe(), self.answers, self.limit)
         for batch in epoch_batches(self.lengths[:160], BATCH, True, 1)[:10]:
             training.step([self.rows[i][-64:] for i in batch], [self.labels[i] for i in batch])
         count = min(len(self.rows), 32 if self.quick else 96)
@@ -168,25 +173,25 @@ class Bench:
             make_model = partial(
                 load_model, replace(self.settings, model=folder, model_revision=None), dropout=SHIPPED_DROPOUT
             )
-            found = predict_contenders(
-                make_model, ladder, rows, self.words, self.limit, rounds=self.rounds, do=self.do,
-                say=lambda line: self.say(f"prediction, {line}"),
+            asked = {"rows": rows, "words": self.words, "limit": self.limit}
+            found = take_turns(
+                self.apart(time_prediction), ladder, rounds=self.rounds,
+                say=lambda line: self.say(f"prediction, {line}"), make_model=make_model, **asked,
             )  # fmt: skip
-            shares = self.do(
-                profile_prediction, make_model, ladder[last], rows=rows, words=self.words, limit=self.limit
-            )
+            shares = self.apart(profile_prediction)(make_model, ladder[last], **asked)
         took = speeds(found)
         first = {name: rounds[0] for name, rounds in found.items()}
         usual = first["usual: generate"]
-        needed = sum(flops.forward_flops(model.config, len(row), 1) for row in rows) / count
-        usual_needed = flops.forward_flops(model.config, self.limit, usual["tokens_written"])
+        needed = sum(forward_flops(model.config, len(row), 1) for row in rows) / count
+        written = tokens_written(model, rows, self.limit, BATCH)
+        usual_needed = forward_flops(model.config, self.limit, written)
         speed, usual_speed = (statistics.median(took[name]) for name in (last, "usual: generate"))
         self.keep(
             "prediction",
             {
                 "factors": factors(took),
                 "reviews_per_round": count,
-                "tokens_written_by_generate": usual["tokens_written"],
+                "tokens_written_by_generate": written,
                 "same_answers": {
                     name: float(np.mean(one["logits"].argmax(1) == usual["logits"].argmax(1)))
                     for name, one in first.items()
@@ -234,7 +239,7 @@ class Bench:
         import torch
         from transformers import T5Config, T5ForConditionalGeneration
 
-        ours = recipes.our_recipe()
+        ours = our_recipe()
         rng = np.random.default_rng(1)
 
         def seconds(model: T5ForConditionalGeneration, reviews: int, tokens: int) -> float:
@@ -284,8 +289,9 @@ class Bench:
         )
         first_step = (
             "from finetuning.profiles import choose\nfrom finetuning.models import load_model\n"
-            "from finetuning.speed.recipes import Training, our_recipe\n"
-            "Training(load_model(choose()), our_recipe(), [[5, 1], [6, 1]], 64).step([[5] * 64] * 16, [0, 1] * 8)"
+            "from finetuning.speed.recipes import Training, training_recipes\n"
+            "ours = list(training_recipes().values())[-1]\n"
+            "Training(load_model(choose()), ours, [[5, 1], [6, 1]], 64).step([[5] * 64] * 16, [0, 1] * 8)"
         )
         seconds: dict[str, list[float]] = {}
         for _ in range(1 if self.quick else 3):

@@ -30,7 +30,7 @@ def kernel_start_seconds() -> float:
 
 
 KINDS = (  # what a cell is about, by what stands in it; the first that fits counts
-    ("training", r"\.train\(|launch\.run|short_training|\.step\(\)|train_contenders"),
+    ("training", r"\.train\(|launch\.run|short_training|\.step\(\)|take_turns"),
     ("plots", r"plots\.plot"),
     ("imports", r"^(from|import) "),
     ("data", r"load_reviews|load_from_disk|\.map\(|data\.|find_duplicates"),

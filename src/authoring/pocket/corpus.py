@@ -12,7 +12,8 @@ from statistics import median
 
 import numpy as np
 
-from finetuning.files import fill_block, write_atomically
+from authoring.blocks import fill_block
+from finetuning.files import write_atomically
 from finetuning.profiles import POCKET_REVIEWS
 
 SPLITS = ("train", "validation", "test")

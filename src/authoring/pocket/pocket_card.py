@@ -10,9 +10,10 @@ from dataclasses import asdict
 
 import numpy as np
 
+from authoring.blocks import fill_block
 from finetuning.evaluation import behaviour
 from finetuning.evaluation.pairs import kept_answers, paired
-from finetuning.files import fill_block, write_atomically
+from finetuning.files import write_atomically
 from finetuning.machine import this_machine
 from finetuning.profiles import POCKET_T5, choose
 from finetuning.results import ResultRow

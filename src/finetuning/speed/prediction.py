@@ -60,11 +60,7 @@ def prediction_recipes(config: T5Config) -> dict[str, PredictionRecipe]:
 
 
 def answer_by(
-    recipe: PredictionRecipe,
-    model: T5ForConditionalGeneration,
-    words: Sequence[int],
-    limit: int,
-    written: list[int] | None = None,
+    recipe: PredictionRecipe, model: T5ForConditionalGeneration, words: Sequence[int], limit: int
 ) -> Callable[[Rows], Tensor]:
     """A function (rows -> logits of the two label words, shape (reviews, 2)) that answers in this ``recipe``."""
     if recipe.bf16:
@@ -73,7 +69,7 @@ def answer_by(
         return by_packing(model, words, limit, int8=recipe.int8)
     if recipe.one_step:
         return by_one_step(model, words, None if recipe.grouped else limit)
-    return by_generate(model, words, limit, written)
+    return by_generate(model, words, limit)
 
 
 def prediction_batches(recipe: PredictionRecipe, lengths: Sequence[int], size: int) -> list[np.ndarray]:
@@ -85,23 +81,14 @@ def prediction_batches(recipe: PredictionRecipe, lengths: Sequence[int], size: i
     return np.array_split(np.arange(len(lengths)), -(-len(lengths) // size))
 
 
-def by_generate(
-    model: T5ForConditionalGeneration, words: Sequence[int], limit: int, written: list[int] | None = None
-) -> Callable[[Rows], Tensor]:
-    """The usual recipe: ``generate`` with its default settings on reviews padded to ``limit``.
-
-    The first step's logits are kept.
-
-    How many tokens each batch wrote is added to the list ``written``.
-    """
+def by_generate(model: T5ForConditionalGeneration, words: Sequence[int], limit: int) -> Callable[[Rows], Tensor]:
+    """The usual recipe: ``generate`` with its default settings on reviews padded to ``limit``; the first step's logits."""
     if model.generation_config.max_new_tokens is None:
         model.generation_config.max_length = 20  # the library's default, said once so that it does not warn
 
     def answer(rows: Rows) -> Tensor:
         ids, mask = padded(rows, limit, device=model.device)
         made = model.generate(input_ids=ids, attention_mask=mask, output_logits=True, return_dict_in_generate=True)
-        if written is not None:
-            written.append(made.sequences.shape[1] - 1)
         return made.logits[0][:, list(words)]
 
     return answer

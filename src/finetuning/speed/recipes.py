@@ -59,11 +59,6 @@ def one_change_each(steps: dict[str, Any], changes: dict[str, dict[str, Any]]) -
     return steps
 
 
-def our_recipe() -> Recipe:
-    """The recipe of lesson 03: the last one of ``training_recipes``."""
-    return list(training_recipes().values())[-1]
-
-
 def keep_freed_memory(keep: bool = True) -> bool:
     """Let this process keep the memory it frees, or (``keep`` False) give large pieces back, as glibc does unasked.
 

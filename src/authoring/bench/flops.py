@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from finetuning.batching import padded
 from finetuning.machine import synchronize
 from finetuning.speed.int8 import multiply_int8
 
 if TYPE_CHECKING:
     import torch
-    from transformers import T5Config
+    from transformers import T5Config, T5ForConditionalGeneration
 
 
-def forward_flops(config: T5Config, tokens: int, answer_tokens: int) -> int:
+def forward_flops(config: T5Config, tokens: int, answer_tokens: float) -> float:
     """Floating-point operations of the forward pass over one review: two per multiply and add of every matrix product.
 
     Per token and layer the projections of the attention and the two of the feed-forward layer; per pair of tokens the
@@ -31,6 +32,19 @@ def forward_flops(config: T5Config, tokens: int, answer_tokens: int) -> int:
     own = answer_tokens * (4 * width * inner + feed_forward) + 2 * answer_tokens**2 * inner
     cross = 2 * answer_tokens * width * inner + 2 * tokens * width * inner + 2 * answer_tokens * tokens * inner
     return 2 * (encoder + config.num_decoder_layers * (own + cross) + answer_tokens * width * config.vocab_size)
+
+
+def tokens_written(model: T5ForConditionalGeneration, rows: Sequence[Sequence[int]], limit: int, size: int) -> float:
+    """How many tokens ``generate`` with its default settings writes per review: the mean over batches of ``size``.
+
+    ``rows``: the token ids of each review, padded to ``limit``.
+    """
+    model.eval()
+    written = []
+    for start in range(0, len(rows), size):
+        ids, mask = padded(rows[start : start + size], limit, device=model.device)
+        written.append(model.generate(input_ids=ids, attention_mask=mask, max_length=20).shape[1] - 1)
+    return float(np.mean(written))
 
 
 def matmul_peak(dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]], *, seconds: float = 0.5) -> float:
