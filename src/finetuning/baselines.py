@@ -1,24 +1,16 @@
 """Lesson 02: what can be had without fine-tuning anything."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+from datasets import Dataset
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
 
 from finetuning.data import take
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from sklearn.pipeline import Pipeline
 
 
 def tfidf_classifier(seed: int = 1) -> Pipeline:
     """TF-IDF over words and word pairs, then logistic regression: the baseline every text classifier must beat."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
     return make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, strip_accents="unicode"),
         LogisticRegression(C=10, solver="liblinear", random_state=seed),

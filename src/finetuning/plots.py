@@ -3,21 +3,17 @@
 Colour-blind safe (Okabe and Ito 2008), labelled axes, readable on a slide.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
+from finetuning.results import ResultRow
 from finetuning.trainer import curves
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    from finetuning.results import ResultRow
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
@@ -25,8 +21,6 @@ COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 
 def figure(title: str, *, width: float = 8.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
     """A titled figure in the course's style: (figure, axes)."""
-    import matplotlib.pyplot as plt
-
     plt.rcParams.update(
         {
             "figure.dpi": 110,

@@ -1,19 +1,15 @@
 """Lesson 05: what a model does when its input is changed on purpose, and which words carried a decision."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from finetuning.evaluation.slices import interval
 from finetuning.labels import LABEL_WORDS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TOLERANCE = 0.1  # how far a probability may move against the change before it counts (Ribeiro et al. 2020, section 2)
 PRAISE, BLAME = "I loved it and recommend it to everyone.", "I hated it and recommend it to nobody."
@@ -90,8 +86,6 @@ def failure_table(
     ``tests``: name -> (list of (before, after), expectation); ``models``: name -> function from texts to label scores
     of shape (texts, 2). A test without pairs is left out.
     """
-    import pandas as pd
-
     tests = {name: test for name, test in tests.items() if test[0]}
     texts = sorted({text for pairs, _ in tests.values() for pair in pairs for text in pair})
     place = {text: row for row, text in enumerate(texts)}

@@ -1,13 +1,9 @@
 """Lesson 05: how sure is the model, and how sure may it be?"""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
@@ -17,8 +13,6 @@ def reliability(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) ->
 
     A bin holds the confidences above one edge and up to the next; what lies on the first edge belongs to the first bin.
     """
-    import pandas as pd
-
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
     table = pd.DataFrame({"bin": bins, "confidence": confidence, "accuracy": np.asarray(right, dtype=float)})
     table = table.groupby("bin").agg(
@@ -43,8 +37,6 @@ def with_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
 
     Guo et al. 2017, section 4.2: softmax(logits / temperature); logarithms of the scores serve as logits.
     """
-    from scipy.special import softmax
-
     return softmax(np.log(np.clip(scores, 1e-6, 1)) / temperature, axis=1)  # kept scores have six decimals
 
 
@@ -58,8 +50,6 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
 
     Fitted on validation.
     """
-    from scipy.optimize import minimize_scalar
-
     loss = lambda exponent: log_loss(with_temperature(scores, np.exp(exponent)), truth).mean()  # noqa: E731
     return float(np.exp(minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded").x))
 

@@ -1,18 +1,14 @@
 """Lesson 05: which of two models is better on the same reviews, and how sure may one be?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import binomtest, norm
 
 from finetuning.errors import CourseError
-
-if TYPE_CHECKING:
-    from finetuning.results import ResultRow
-    from finetuning.workspace import Workspace
+from finetuning.results import ResultRow
+from finetuning.workspace import Workspace
 
 ALPHA, POWER = 0.05, 0.8  # how often a test may cry wolf; how often it must see a difference that is there
 
@@ -62,8 +58,6 @@ def paired(
     accuracies; the kinds of reviews in a resample are multinomial, so they are drawn directly. Raises CourseError for
     arrays that do not belong together.
     """
-    from scipy.stats import binomtest
-
     first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if first.shape != second.shape or not len(first):
         raise CourseError(
@@ -92,8 +86,6 @@ def reviews_needed(pair: PairedComparison) -> int | None:
     Connor 1987 (Biometrics 43, 207-211): with a share ``s`` of reviews on which exactly one model is right and a
     difference ``d``, n = (z(1 - alpha/2) sqrt(s) + z(power) sqrt(s - d^2))^2 / d^2. None where the difference is zero.
     """
-    from scipy.stats import norm
-
     share, difference = (pair.only_first + pair.only_second) / pair.n, pair.difference
     if difference == 0:
         return None

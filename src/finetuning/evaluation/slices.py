@@ -1,25 +1,17 @@
 """Lesson 05: where does a model fail? Accuracy on parts of the test reviews."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
+from datasets import Dataset
+from scipy.stats import binomtest
 
 from finetuning.evaluation.pairs import ALPHA, holm, paired
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from datasets import Dataset
-
 
 SMALL = 50  # reviews; a smaller slice has an interval of twenty points or more, unless nearly all are right
 
 
 def interval(right: np.ndarray) -> tuple[float, float]:
     """Wilson's interval of an accuracy (Wilson 1927), 95 %: (low, high). Better than the bootstrap for few reviews."""
-    from scipy.stats import binomtest
-
     found = binomtest(int(np.sum(right)), len(right)).proportion_ci(method="wilson")
     return float(found.low), float(found.high)
 
@@ -60,8 +52,6 @@ def slice_table(slices: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> 
     McNemar's on the slice, ``p of all`` the same adjusted for the number of slices, ``note`` warns of slices under
     SMALL reviews.
     """
-    import pandas as pd
-
     first, second = right
     lines = []
     for name, rows in slices.items():

@@ -1,23 +1,16 @@
 """Lesson 05: the card of a model, every number of it read from the run's results."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from datasets import DatasetDict
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from finetuning.labels import LABEL_WORDS
-from finetuning.profiles import describe
-from finetuning.results import markdown_table
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
-    from huggingface_hub import ModelCard
-
-    from finetuning.profiles import Profile
-    from finetuning.results import ResultRow, Results
-    from finetuning.workspace import Workspace
+from finetuning.profiles import Profile, describe
+from finetuning.results import ResultRow, Results, markdown_table
+from finetuning.workspace import Workspace
 
 CARD = "README.md"
 NO_LICENCE = "No licence is stated: add the one of the model it started from."
@@ -32,8 +25,6 @@ def model_card(
     ``splits`` are the prepared reviews, whose sizes it tells; ``remarks`` are sentences on what lesson 05 found, which
     stand below the results. It keeps to the outline of Mitchell et al. 2019, "Model cards for model reporting".
     """
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
     settings, results, row = workspace.settings, workspace.results(), workspace.row(method)
     model, data = describe(settings.model), describe(settings.reviews)
     where = {

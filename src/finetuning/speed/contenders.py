@@ -1,21 +1,16 @@
 """Lesson 03: contenders measured in turn, side by side, and what each change gains."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from transformers import T5ForConditionalGeneration
 
 from finetuning.batching import length_sorted_batches, padded
 from finetuning.errors import CourseError
 from finetuning.speed.prediction import PredictionRecipe, answer_by, predict, prediction_batches
 from finetuning.speed.recipes import Recipe, Rows, Training, memory_kept
-
-if TYPE_CHECKING:
-    from transformers import T5ForConditionalGeneration
-
 
 BATCH = 16
 

@@ -1,13 +1,9 @@
 """Lesson 03: matrix products of 8-bit integers, for the encoder in prediction."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+import torch
+from torch import Tensor, nn
 
 
 def has_int8() -> bool:
@@ -16,8 +12,6 @@ def has_int8() -> bool:
     A processor without VNNI or AMX adds two products in 16 bits and cuts what does not fit (oneDNN's developer guide,
     "Nuances of int8 computations"); the largest integers show it.
     """
-    import torch
-
     if torch.cuda.is_available() or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
         return False
     packed = torch.ops.onednn.qlinear_prepack(torch.full((64, 64), 127, dtype=torch.int8), None)
@@ -41,8 +35,6 @@ def multiply_int8(
 
     ``dtype``: of the product; unsigned 8 bits again, it counts in units of ``made_step``.
     """
-    import torch
-
     packed, scale = matrix
     zeros = torch.zeros_like(scale, dtype=torch.int)
     return torch.ops.onednn.qlinear_pointwise(
@@ -55,8 +47,6 @@ def packed_int8(weight: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, 
 
     The normalization's own weights go into it, where there are any.
     """
-    import torch
-
     full = weight.float() if norm is None else weight.float() * norm.weight.float()
     scale = full.abs().amax(1) / 127
     return torch.ops.onednn.qlinear_prepack((full / scale[:, None]).round().to(torch.int8), None), scale
@@ -68,8 +58,6 @@ def _rounded(x: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, float]:
     Of the normalization only the factor per token is left, as its weights went into the matrix. Conversions go by 32
     and by 16 bits: PyTorch's direct ones are several times slower.
     """
-    import torch
-
     full = x.float()
     if norm is not None:
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
@@ -97,8 +85,6 @@ def int8_feed_forward(into: Tensor, out: Tensor, norm: nn.Module) -> Callable[[T
     Its step must therefore be known before: the largest value of the first batch and a quarter more make the 255th
     step, and what exceeds it later is cut.
     """
-    import torch
-
     first, second = packed_int8(into, norm), packed_int8(out)
     steps: list[float] = []  # the one of the first batch, once it is known
 

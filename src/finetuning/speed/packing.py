@@ -1,17 +1,15 @@
 """Lesson 03: prediction without padding, by one decoder step over reviews laid end to end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+from transformers import T5ForConditionalGeneration
 
 from finetuning.errors import CourseError
 from finetuning.speed.int8 import int8_feed_forward, int8_projection
 from finetuning.speed.recipes import Rows
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import T5ForConditionalGeneration
 
 
 def by_packing(
@@ -25,9 +23,6 @@ def by_packing(
     arithmetic at t5-small's shape. ``longest``: the most tokens of a review. ``int8``: the encoder's projections in
     8-bit integers. Raises CourseError for a T5 with gated feed-forward layers.
     """
-    import torch
-    from torch.nn.functional import linear
-
     config, heads = model.config, model.config.num_heads
     if config.is_gated_act:
         raise CourseError("Packing is written for T5's plain feed-forward layers; this model has gated ones.")
@@ -59,9 +54,6 @@ def _packed_encoder(
     model: T5ForConditionalGeneration, longest: int, *, int8: bool
 ) -> Callable[[Rows], Sequence[Tensor]]:
     """A function from token ids to the encoder's outputs of each review, of shape (tokens, d_model)."""
-    import torch
-    from torch.nn.functional import scaled_dot_product_attention
-
     heads = model.config.num_heads
     project, feed_forward = (int8_projection, int8_feed_forward) if int8 else (_plain, _plain_feed_forward)
     encoder = []
@@ -100,12 +92,8 @@ def _packed_encoder(
 
 def _plain(weight: Tensor, norm: nn.Module | None = None) -> Callable[[Tensor], Tensor]:
     """A projection of x, normalized first where ``norm`` is given."""
-    from torch.nn.functional import linear
-
     return lambda x: linear(x if norm is None else norm(x), weight)
 
 
 def _plain_feed_forward(into: Tensor, out: Tensor, norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    from torch.nn.functional import linear
-
     return lambda x: linear(linear(norm(x), into).relu_(), out)

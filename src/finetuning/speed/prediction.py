@@ -1,14 +1,15 @@
 """Lesson 03: ways to predict, one change at a time."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from transformers import T5Config, T5ForConditionalGeneration
 
 from finetuning.batching import length_sorted_batches, padded, token_batches
 from finetuning.labels import by_one_step
@@ -16,11 +17,6 @@ from finetuning.machine import bf16_is_fast, synchronize
 from finetuning.speed.int8 import has_int8
 from finetuning.speed.packing import by_packing
 from finetuning.speed.recipes import Rows, one_change_each
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import T5Config, T5ForConditionalGeneration
-
 
 PACK = 8192  # tokens; more of them at once no longer gained speed
 
@@ -96,8 +92,6 @@ def by_generate(model: T5ForConditionalGeneration, words: Sequence[int], limit: 
 
 def predict(answer: Callable[[Rows], Tensor], rows: Rows, batches: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
     """Logits of the two label words in the order of ``rows``, shape (reviews, 2), and the seconds it took."""
-    import torch
-
     logits = np.zeros((len(rows), 2))
     with torch.inference_mode():
         answer([rows[i] for i in batches[0]])  # once to warm up

@@ -1,23 +1,20 @@
 """Lesson 03: recipes for training, one change at a time."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from transformers import T5ForConditionalGeneration, get_constant_schedule, get_linear_schedule_with_warmup
 
 from finetuning.batching import padded
 from finetuning.machine import bf16_is_fast, synchronize
 from finetuning.trainer import label_token_loss
-
-if TYPE_CHECKING:
-    from transformers import T5ForConditionalGeneration
 
 Rows = Sequence[Sequence[int]]  # token ids of each review, end token included
 
@@ -105,9 +102,6 @@ class Training:
         learning_rate: float = 1e-3,
         steps: int | None = None,
     ) -> None:
-        import torch
-        from transformers import get_constant_schedule, get_linear_schedule_with_warmup
-
         self.model, self.recipe, self.limit = model, recipe, limit
         rate = model.config.dropout_rate if recipe.dropout is None else recipe.dropout
         for part in model.modules():
@@ -135,8 +129,6 @@ class Training:
 
     def step(self, rows: Rows, labels: Sequence[int]) -> float:
         """One optimizer step; returns the loss before it."""
-        import torch
-
         self.model.train()
         device = self.model.device
         ids, mask = padded(rows, None if self.recipe.grouped else self.limit, device=device)
