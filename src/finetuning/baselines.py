@@ -27,10 +27,7 @@ def telling_words(classifier: Pipeline, count: int = 12) -> tuple[list[tuple[str
 
 
 def learning_curve(train: Dataset, test: Dataset, sizes: list[int], *, repeats: int = 3, seed: int = 1) -> np.ndarray:
-    """Test accuracy of TF-IDF for each number of training reviews: an array of shape (sizes, repeats).
-
-    Each repeat trains on another stratified sample of the training split.
-    """
+    """Test accuracy of TF-IDF by training size: an array (sizes, repeats), a stratified sample for each repeat."""
     scores = np.zeros((len(sizes), repeats))
     for i, size in enumerate(sizes):
         for repeat in range(repeats):

@@ -24,10 +24,7 @@ LONGEST = 100_000  # characters; what follows in a longer text is cut when it is
 
 
 def clean_text(text: str) -> str:
-    """A review as plain text.
-
-    HTML line breaks and entities resolved, white space collapsed, at most LONGEST characters.
-    """
+    """A review as plain text: HTML breaks and entities resolved, white space collapsed, at most LONGEST characters."""
     text = re.sub(r"<br\s*/?>", " ", text[:LONGEST], flags=re.IGNORECASE)
     return re.sub(r"\s+", " ", html.unescape(text)).strip()
 
@@ -158,10 +155,7 @@ def take(split: Dataset, size: int, seed: int) -> Dataset:
 
 
 def split_off(splits: DatasetDict, name: str, share: float, seed: int) -> DatasetDict:
-    """Move a stratified share of ``train`` to a split of its own.
-
-    Used where a source has no test or validation split.
-    """
+    """Move a stratified share of ``train`` to a split of its own, where a source has no test or validation split."""
     from datasets import DatasetDict
 
     train = splits["train"]
@@ -211,10 +205,7 @@ def drop_rows(splits: DatasetDict, drop: dict[str, list[tuple[int, str]]]) -> Da
 
 
 def save_splits(splits: DatasetDict, folder: Path) -> Path:
-    """``splits.save_to_disk`` under a temporary name, sealed, then renamed.
-
-    A lesson never reads a half-written data set.
-    """
+    """``splits.save_to_disk`` under a temporary name, sealed, then renamed: a lesson never reads half a data set."""
     shutil.rmtree(folder, ignore_errors=True)
     with sealed_aside(folder, "then run this lesson again") as partial:
         splits.save_to_disk(partial)

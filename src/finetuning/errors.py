@@ -8,10 +8,7 @@ from typing import Literal
 
 
 class CourseError(Exception):
-    """Something the reader can put right; the message is one clear sentence that says how.
-
-    Jupyter shows the sentence alone, without a traceback.
-    """
+    """Something the reader can put right. The message is one sentence that says how; Jupyter shows it alone."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]

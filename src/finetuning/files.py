@@ -56,9 +56,8 @@ def seal(folder: Path, **notes: Any) -> None:
 def sealed_aside(folder: Path, again: str) -> Iterator[Path]:
     """A folder beside ``folder`` to write into, sealed at the end of the ``with`` block.
 
-    What then becomes of it is the caller's.
-
-    When it cannot be written it is removed, and CourseError says so and what to do ``again``.
+    What then becomes of it is the caller's. When it cannot be written it is removed, and CourseError says so and what
+    to do ``again``.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -71,10 +70,7 @@ def sealed_aside(folder: Path, again: str) -> Iterator[Path]:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, in some words: no seal, a file that is gone or has changed.
-
-    None: it is whole.
-    """
+    """What is wrong with a sealed folder, in words: no seal, a file gone or changed. None: it is whole."""
     try:
         sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
         for name, kept in sums.items():
@@ -95,10 +91,7 @@ def with_digest(content: dict) -> dict:
 
 
 def verify_digest(text: str) -> dict:
-    """What ``with_digest`` was given, from the text of the file.
-
-    Raises ValueError when the checksum is not there or does not fit.
-    """
+    """What ``with_digest`` was given, from a file's text; ValueError when the checksum is missing or does not fit."""
     content = json.loads(text)
     if not isinstance(content, dict) or content.pop("sha256", None) != digest(content):
         raise ValueError("its checksum does not fit")

@@ -60,10 +60,7 @@ def usable_cores() -> int:
 
 
 def peak_memory() -> dict[str, int | None]:
-    """Peak memory of this process so far.
-
-    ``peak_rss_bytes`` in main memory, ``peak_device_bytes`` on the GPU (None without one).
-    """
+    """Peak memory of this process: ``peak_rss_bytes``, and ``peak_device_bytes`` on the GPU (None without one)."""
     import resource
 
     import torch

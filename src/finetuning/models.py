@@ -67,10 +67,7 @@ def load_model(settings: Profile, *, from_scratch: bool = False, dropout: float 
 
 
 def _pass_over_tied_weights() -> None:
-    """Drop one false alarm.
-
-    A checkpoint stores T5's shared embedding once, and the Trainer calls its other names missing.
-    """
+    """Drop a false alarm: a checkpoint stores T5's embedding once, and the Trainer misses its other names."""
 
     def keep(record: logging.LogRecord) -> bool:
         return not (
@@ -111,10 +108,7 @@ def _from_hub_or_folder(kind: Any, settings: Profile, **options: Any) -> Any:
 
 
 def parameter_table(model: PreTrainedModel) -> dict[str, int]:
-    """Parameters by part of the model: a dict of part -> count.
-
-    The output layer counts once, with the embedding it shares.
-    """
+    """Parameters by part of the model: part -> count. The output layer counts with the embedding it shares."""
     parts = {"embedding (shared with the output layer)": model.shared.weight.numel()}
     for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
         for i, block in enumerate(stack.block, 1):

@@ -1,7 +1,4 @@
-"""The lessons' figures, all in one style.
-
-Colour-blind safe (Okabe and Ito 2008), labelled axes, readable on a slide.
-"""
+"""The lessons' figures in one style: colour-blind safe (Okabe and Ito 2008), axes labelled, readable on a slide."""
 
 import re
 from collections.abc import Sequence
@@ -163,10 +160,7 @@ def plot_losses(curves: dict[str, list[float]], title: str = "The same losses, w
 
 
 def plot_rank_memory(counted: dict[str, dict[str, dict[str, int]]], title: str = "What each rank holds") -> Figure:
-    """Stacked bars of bytes per rank.
-
-    ``counted``: dict of group (a precision, say) -> dict of stage -> dict of component -> bytes.
-    """
+    """Stacked bars of bytes per rank. ``counted``: group (a precision, say) -> stage -> component -> bytes."""
     fig, axes = figure(title, width=11, columns=len(counted))
     top = max(sum(parts.values()) for stages in counted.values() for parts in stages.values()) / 2**20
     for ax, (group, stages) in zip(np.atleast_1d(axes), counted.items(), strict=True):
@@ -184,10 +178,7 @@ def plot_rank_memory(counted: dict[str, dict[str, dict[str, int]]], title: str =
 
 
 def plot_step_cost(seconds: dict[str, float], sent: dict[str, int | None]) -> Figure:
-    """Seconds per optimizer step and bytes sent by each rank in it.
-
-    Both: dict of name -> value (None where not measured).
-    """
+    """Seconds per optimizer step and bytes that each rank sends in it: name -> value (None: not measured)."""
     fig, (left, right) = figure("What a step costs", width=11, columns=2)
     left.bar(list(seconds), list(seconds.values()), color=BLUE, width=0.7)
     left.set(xlabel="run", ylabel="seconds per optimizer step")
@@ -274,10 +265,7 @@ def plot_price(rows: Sequence[ResultRow]) -> Figure:
 
 
 def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Accuracy against confidence by bin.
-
-    ``tables``: dict of name -> DataFrame, as ``calibration.reliability`` gives it.
-    """
+    """Accuracy against confidence by bin. ``tables``: name -> DataFrame of ``calibration.reliability``."""
     fig, (left, right) = figure("Is the model as right as it is sure?", width=11, columns=2)
     left.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", linewidth=2, label="as sure as right")
     for i, (colour, (name, table)) in enumerate(zip(COLOURS, tables.items(), strict=False)):
@@ -318,10 +306,7 @@ def plot_slices(table: pd.DataFrame) -> Figure:
 
 
 def plot_factors(rows: list[dict], title: str) -> Figure:
-    """A waterfall of speed: each change lifts the speed from where the one before left it.
-
-    ``rows`` of ``contenders.factors``.
-    """
+    """A waterfall of speed: each change goes on where the one before ended. ``rows`` of ``contenders.factors``."""
     fig, ax = figure(title, width=9, height=1.2 + 0.55 * len(rows))
     before = rows[0]["times"]["median"]
     for i, row in enumerate(rows):

@@ -12,10 +12,7 @@ POCKET_REVIEWS = ASSETS / "pocket_reviews"
 
 @dataclass(frozen=True)
 class Profile:
-    """Settings of a run.
-
-    Lengths are in tokens, sizes in reviews, ``device_memory`` in GiB per GPU (0: no GPU needed).
-    """
+    """Settings of a run: lengths in tokens, sizes in reviews, ``device_memory`` in GiB per GPU (0: no GPU needed)."""
 
     name: str
     model: str  # a folder or a Hub id
@@ -105,10 +102,7 @@ def _absolute(place: str) -> str:
 
 
 def describe(place: str) -> str:
-    """How a model or data set is named in results.
-
-    A shipped one by its title, a path by its last part, a Hub id whole.
-    """
+    """How results name a model or data set: a shipped one by its title, a path by its last part, a Hub id whole."""
     known = {str(POCKET_T5): "pocket T5", str(POCKET_REVIEWS): "Pocket Reviews"}
     return known.get(place) or (Path(place).name if Path(place).is_absolute() else place)
 

@@ -1,7 +1,4 @@
-"""Files of reviews, read row by row.
-
-What lesson 01 loads whole, and ``python -m finetuning predict`` a chunk at a time.
-"""
+"""Files of reviews, read row by row: whole by lesson 01, a chunk at a time by ``python -m finetuning predict``."""
 
 from __future__ import annotations
 
@@ -33,10 +30,7 @@ class Row(NamedTuple):
 
 
 class ReviewFile(NamedTuple):
-    """A file being read.
-
-    Its rows, one after the other, and a function for the share of it that is read (None: unknown).
-    """
+    """A file being read: its rows, one after the other, and a function for the share that is read (None: unknown)."""
 
     rows: Iterator[Row]
     share: Callable[[], float | None]

@@ -81,20 +81,16 @@ def executed_copy(run: str, lesson: str) -> dict:
 
 
 def execution_mark(copy: dict) -> dict:
-    """What the runner noted on an executed copy (``source``, ``cells``, ``seconds``) when it was done.
-
-    {} where it is not.
-    """
+    """What the runner noted on an executed copy when it was done (source, cells, seconds); {} where it is not."""
     return copy.get("metadata", {}).get("finetuning", {})
 
 
 class Workspace:
     """The files of one run.
 
-    ``data/``, ``models/``, ``logs/``, ``notebooks/`` and ``results.json`` under ``runs/<name>``.
-
-    Used by every lesson. Raises CourseError when the folder holds a run of other settings, so that numbers of two runs
-    never mix, and when its ``results.json`` cannot be read.
+    ``data/``, ``models/``, ``logs/``, ``notebooks/`` and ``results.json`` under ``runs/<name>``. Used by every lesson.
+    Raises CourseError when the folder holds a run of other settings, so that numbers of two runs never mix, and when
+    its ``results.json`` cannot be read.
     """
 
     def __init__(self, name: str, settings: Profile) -> None:

@@ -1,7 +1,4 @@
-"""Lesson 04.
-
-Bytes of activations at the peak of a training step, from a formula over the model's shape and measured.
-"""
+"""Lesson 04: bytes of activations at the peak of a training step, by a formula over the model's shape and measured."""
 
 from __future__ import annotations
 

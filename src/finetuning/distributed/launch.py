@@ -126,10 +126,7 @@ def free_port(port: int = 0) -> int:
 
 
 def joined_scores(answers: list[dict]) -> np.ndarray:
-    """The label scores of the test reviews, put together from the shares of the ranks.
-
-    An array of shape (reviews, 2).
-    """
+    """The label scores of the test reviews, (reviews, 2), put together from the shares of the ranks."""
     shares = [np.array(answer["scores"]) for answer in answers]
     scores = np.zeros((sum(map(len, shares)), 2))
     for rank, share in enumerate(shares):
@@ -276,10 +273,7 @@ def universal_checkpoint(job: TrainingJob) -> TrainingJob:
 
 
 def stop(processes: list[subprocess.Popen], patience: float = 5) -> None:
-    """End launchers and their ranks.
-
-    The ranks end when their standard input does, the launchers when told or killed.
-    """
+    """End launchers and their ranks: ranks end when their standard input does, launchers when told or killed."""
     for process in processes:
         with contextlib.suppress(OSError):
             if process.stdin:

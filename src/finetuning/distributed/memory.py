@@ -66,11 +66,10 @@ def own_step_counters(optimizer: Any) -> None:
 def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
     """Bytes that this process holds for training ``model``.
 
-    A dict of component -> bytes, each stored tensor counted once.
-
-    ``model`` is a plain model with its torch optimizer, or a DeepSpeedEngine with the optimizer that DeepSpeed wraps
-    around one. ``buffers`` are the buckets that gradients wait in until they are sent, and rests of tensors that
-    straddle two shards. Measure between two micro-batches, when the gradients of the first are there.
+    A dict of component -> bytes, each stored tensor counted once. ``model`` is a plain model with its torch optimizer,
+    or a DeepSpeedEngine with the optimizer that DeepSpeed wraps around one. ``buffers`` are the buckets that gradients
+    wait in until they are sent, and rests of tensors that straddle two shards. Measure between two micro-batches, when
+    the gradients of the first are there.
     """
     inner = innermost(optimizer)
     while optimizer is not inner and not type(optimizer).__module__.startswith("deepspeed.runtime"):

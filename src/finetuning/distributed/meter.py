@@ -30,9 +30,8 @@ COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first on
 class StepMeter(TrainerCallback):
     """A Trainer callback that measures.
 
-    Seconds per step, bytes held between two micro-batches, bytes sent over loopback.
-
-    Rank 0 also prints a line of progress now and then.
+    Seconds per step, bytes held between two micro-batches, bytes sent over loopback. Rank 0 also prints a line of
+    progress now and then.
     """
 
     def __init__(self, job: TrainingJob) -> None:
@@ -90,10 +89,7 @@ class StepMeter(TrainerCallback):
 
 
 def loopback_bytes() -> int | None:
-    """Bytes that this machine has sent to itself so far (Linux); None elsewhere.
-
-    Ranks on one machine talk that way on a CPU.
-    """
+    """Bytes that this machine has sent to itself so far (Linux, else None), as ranks on one machine do on a CPU."""
     counters = Path("/proc/net/dev")
     if not counters.exists():
         return None

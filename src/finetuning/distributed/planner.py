@@ -111,12 +111,10 @@ def plan(
 ) -> Plan:
     """How to train a T5 with Adam in bf16 on ``gpus`` cards of ``memory`` each.
 
-    A Plan, the simplest way that fits first.
-
-    ``model``: one of the T5 family, or a folder with a config.json; no weights and no network are needed. ``memory``:
-    bytes, or "16GB" (1e9 bytes) or "16GiB". ``tokens``: of an input and of a label. ``checkpointing``: keep only the
-    inputs of each layer and compute the rest again in the backward pass. Used in lesson 04. Raises CourseError for
-    wrong input, and when nothing fits, with what would.
+    A Plan, the simplest way that fits first. ``model``: one of the T5 family, or a folder with a config.json; no
+    weights and no network are needed. ``memory``: bytes, or "16GB" (1e9 bytes) or "16GiB". ``tokens``: of an input and
+    of a label. ``checkpointing``: keep only the inputs of each layer and compute the rest again in the backward pass.
+    Used in lesson 04. Raises CourseError for wrong input, and when nothing fits, with what would.
     """
     card = card_bytes(memory)
     _require_positive("gpus", gpus)
@@ -135,10 +133,7 @@ def plan(
 
 
 def t5_shape(model: str | Path) -> T5Config:
-    """The T5Config of a model of the family, or of a folder with a config.json.
-
-    Raises CourseError for anything else.
-    """
+    """The T5Config of a model of the family or of a folder with a config.json; CourseError for anything else."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import T5Config
 
@@ -248,10 +243,7 @@ def needed_bytes(
 
 
 def family_bytes(numbers: tuple[int, ...] = (1, 8, 64)) -> dict[int, dict[str, dict[int, int]]]:
-    """Bytes per GPU for one review of 512 tokens over the T5 family.
-
-    A dict of number of GPUs -> strategy -> {parameters: bytes}.
-    """
+    """Bytes per GPU for one review of 512 tokens: number of GPUs -> strategy -> {parameters of a T5: bytes}."""
     shapes = [t5_shape(name) for name in FAMILY]
     return {
         gpus: {

@@ -42,10 +42,7 @@ if TYPE_CHECKING:
 
 
 def arguments(job: TrainingJob) -> Seq2SeqTrainingArguments:
-    """The Trainer's arguments of a training.
-
-    ``deepspeed`` names the JSON file that both the Trainer and DeepSpeed read.
-    """
+    """The Trainer's arguments of a training; ``deepspeed`` names the JSON file that Trainer and DeepSpeed read."""
     import torch
     from transformers import Seq2SeqTrainingArguments
 
@@ -145,10 +142,7 @@ def _trainer(
 
 
 def shrink_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Load the saved weights and save them once more with their tokenizer.
-
-    DeepSpeed stores T5's tied embedding several times.
-    """
+    """Save the saved weights anew, with their tokenizer: DeepSpeed stores T5's tied embedding several times."""
     import torch
     from transformers import T5ForConditionalGeneration
 
@@ -187,10 +181,7 @@ def quiet_libraries() -> None:
 
 
 def join_process_group(name: str) -> None:
-    """Let the ranks find each other under names of this training's own.
-
-    The launcher's store still holds those of the last.
-    """
+    """Let the ranks meet under names of this training's own: the launcher's store still holds the last one's."""
     import torch
 
     environment = os.environ
@@ -203,10 +194,7 @@ def join_process_group(name: str) -> None:
 
 
 def die_with_the_launcher() -> None:
-    """End this process when the one that launched it is gone.
-
-    Standard input, a pipe that it holds, comes to its end.
-    """
+    """End this process with the one that launched it: then standard input, a pipe that it holds, comes to its end."""
 
     def wait() -> None:
         while os.read(0, 1):
@@ -238,10 +226,7 @@ def run(job: TrainingJob) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: one JSON file.
-
-    ``--local_rank`` is what the ``deepspeed`` launcher adds; the environment says the same.
-    """
+    """Command line: one JSON file. The ``deepspeed`` launcher adds ``--local_rank``; the environment says the same."""
     parser = argparse.ArgumentParser(
         prog="python -m finetuning.distributed.train", description="One rank of a training."
     )

@@ -34,10 +34,7 @@ def import_deepspeed() -> ModuleType:
 
 
 def configuration_file(name: str) -> Path:
-    """The path of one of the course's DeepSpeed configurations: ``zero0`` to ``zero3``, ``zero2_offload``.
-
-    Raises CourseError for another name.
-    """
+    """The file of one of the course's DeepSpeed configurations, as ``zero2_offload``; CourseError for another name."""
     path = CONFIGURATIONS / f"{name}.json"
     if not path.exists():
         names = ", ".join(sorted(file.stem for file in CONFIGURATIONS.glob("*.json")))
@@ -46,10 +43,7 @@ def configuration_file(name: str) -> Path:
 
 
 def configuration(name: str) -> dict:
-    """One of the course's DeepSpeed configurations as a dict.
-
-    ``auto`` stands where the Trainer fills in its arguments.
-    """
+    """One of the course's DeepSpeed configurations as a dict; the Trainer fills in its arguments for ``auto``."""
     return json.loads(configuration_file(name).read_text())
 
 

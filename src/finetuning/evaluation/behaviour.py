@@ -19,9 +19,8 @@ PIECES = 150  # parts in which a review is covered up; the words of a longer one
 def with_typo(text: str, rng: np.random.Generator) -> str | None:
     """The text with two neighbouring letters swapped inside one of its words of five letters or more.
 
-    None where it has none.
-
-    First and last letter stay, so that a reader hardly stumbles. ``rng``: a numpy random generator.
+    None where it has none. First and last letter stay, so that a reader hardly stumbles. ``rng``: a numpy random
+    generator.
     """
     places = [
         place
@@ -48,10 +47,7 @@ def negated(text: str) -> str:
 
 
 def difference(before: str, after: str, width: int = 60) -> tuple[str, ...]:
-    """A pair cut down to the place where its two texts part ways, for reading.
-
-    Two strings of about ``width`` characters.
-    """
+    """A pair cut down, for reading, to where its texts part ways: two strings of about ``width`` characters."""
     at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
     start = max(0, at - width // 3)
     return tuple(

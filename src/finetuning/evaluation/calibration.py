@@ -9,9 +9,8 @@ from scipy.special import softmax
 def reliability(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
     """Reviews by confidence.
 
-    A DataFrame with ``reviews``, mean ``confidence`` and ``accuracy`` per bin that is not empty.
-
-    A bin holds the confidences above one edge and up to the next; what lies on the first edge belongs to the first bin.
+    A DataFrame with ``reviews``, mean ``confidence`` and ``accuracy`` per bin that is not empty. A bin holds the
+    confidences above one edge and up to the next; what lies on the first edge belongs to the first bin.
     """
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
     table = pd.DataFrame({"bin": bins, "confidence": confidence, "accuracy": np.asarray(right, dtype=float)})
@@ -46,10 +45,7 @@ def log_loss(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature (between 1/20 and 20) that makes the mean log loss of these reviews smallest.
-
-    Fitted on validation.
-    """
+    """The temperature, between 1/20 and 20, that makes the mean log loss smallest; fitted on validation."""
     loss = lambda exponent: log_loss(with_temperature(scores, np.exp(exponent)), truth).mean()  # noqa: E731
     return float(np.exp(minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded").x))
 
@@ -88,10 +84,7 @@ def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarra
 
 
 def threshold_for(confidence: np.ndarray, right: np.ndarray, wanted: float) -> float:
-    """The smallest confidence from which on a share ``wanted`` of the answers is right.
-
-    Infinity where none reaches it.
-    """
+    """The smallest confidence from which on a share ``wanted`` of the answers is right; infinity where none is."""
     coverage, accuracy = coverage_curve(confidence, right)
     answered = np.rint(coverage[accuracy >= wanted] * len(confidence)).astype(int)
     return float(np.sort(confidence)[-answered.max()]) if len(answered) else np.inf

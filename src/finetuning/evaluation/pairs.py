@@ -73,10 +73,7 @@ def paired(
 
 
 def told_apart(pair: PairedComparison) -> bool:
-    """Whether the data settle who is better.
-
-    McNemar's p under ALPHA, and an interval of the difference without zero.
-    """
+    """Whether the data settle who is better: McNemar's p under ALPHA, and an interval without zero."""
     return pair.p < ALPHA and not pair.low <= 0 <= pair.high
 
 
@@ -116,10 +113,7 @@ def _round(count: int) -> int:
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """p-values adjusted for being several (Holm 1979).
-
-    After it, one false alarm among them all happens in ALPHA of trials.
-    """
+    """p-values adjusted for being several (Holm 1979): one false alarm among them all in ALPHA of trials."""
     p_values = np.asarray(p_values, dtype=float)
     order = np.argsort(p_values)
     stepped = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1))
@@ -131,10 +125,8 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 def candidates(rows: Sequence[ResultRow], right: dict[str, np.ndarray]) -> list[str]:
     """The methods a reader may ship.
 
-    The most accurate one and all that cannot be told apart from it, the fastest first.
-
-    ``right``: as ``kept_answers`` gives it. Among equals the fastest in prediction
-    leads.
+    The most accurate one and all that cannot be told apart from it, the fastest first. ``right``: as ``kept_answers``
+    gives it. Among equals the fastest in prediction leads.
     """
     named = {row.method: row for row in rows if row.method in right}
     best = max(named, key=lambda method: named[method].accuracy)

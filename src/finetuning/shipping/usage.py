@@ -25,9 +25,7 @@ USAGE = "finetuning.json"
 def save_usage(folder: Path, settings: Profile) -> Path:
     """Write ``finetuning.json`` beside a saved model: the prompt, the length in tokens and the label words.
 
-    Returns its path.
-
-    With it the folder holds all that is needed to ask the model as it was trained.
+    Returns its path. With it the folder holds all that is needed to ask the model as it was trained.
     """
     usage = {"prompt": settings.prompt, "max_length": settings.max_length, "label_words": LABEL_WORDS}
     write_atomically(folder / USAGE, json.dumps(usage, indent=2) + "\n")
@@ -35,10 +33,7 @@ def save_usage(folder: Path, settings: Profile) -> Path:
 
 
 def read_usage(folder: Path) -> dict:
-    """What ``save_usage`` wrote, as a dict.
-
-    Raises CourseError when it is missing, damaged or meant for other label words.
-    """
+    """What ``save_usage`` wrote; CourseError when it is missing, damaged or meant for other label words."""
     path = Path(folder) / USAGE
     try:
         usage = json.loads(path.read_text(encoding="utf-8"))
@@ -57,10 +52,7 @@ def read_usage(folder: Path) -> dict:
 
 
 def shipped_folder(run: str) -> Path:
-    """The folder of a run's model.
-
-    Raises CourseError, naming the command to run first, when nothing is trained there.
-    """
+    """The folder of a run's model. Raises CourseError, naming the command to run first, when there is none."""
     folder = run_folder(run) / "models" / "trainer"
     if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
         raise CourseError(

@@ -31,9 +31,8 @@ def multiply_int8(
 ) -> Tensor:
     """The product of ``step * (q - zero)``, unsigned 8 bits, and a ``matrix`` in 8 bits.
 
-    Packed, and one scale per output.
-
-    ``dtype``: of the product; unsigned 8 bits again, it counts in units of ``made_step``.
+    Packed, and one scale per output. ``dtype``: of the product; unsigned 8 bits again, it counts in units of
+    ``made_step``.
     """
     packed, scale = matrix
     zeros = torch.zeros_like(scale, dtype=torch.int)
@@ -43,10 +42,7 @@ def multiply_int8(
 
 
 def packed_int8(weight: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-    """A matrix rounded to 8 bits, one scale per output.
-
-    The normalization's own weights go into it, where there are any.
-    """
+    """A matrix in 8 bits, one scale per output; the normalization's own weights, if there are any, go into it."""
     full = weight.float() if norm is None else weight.float() * norm.weight.float()
     scale = full.abs().amax(1) / 127
     return torch.ops.onednn.qlinear_prepack((full / scale[:, None]).round().to(torch.int8), None), scale
