@@ -12,13 +12,7 @@ from finetuning.errors import CourseError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code (0 done, 1 with a sentence on standard error)."""
-    parser = argparse.ArgumentParser(prog="python -m finetuning", description="The fine-tuning course, headless.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, (what, options, do) in COMMANDS.items():
-        command = commands.add_parser(name, help=what)
-        options(command)
-        command.set_defaults(do=do)
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
     try:
         return given.do(given)
     except CourseError as error:
@@ -26,18 +20,43 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _run_options(run: argparse.ArgumentParser) -> None:
+def _parser() -> argparse.ArgumentParser:
+    """The commands with their options; each loads what it needs when it is called."""
+    parser = argparse.ArgumentParser(prog="python -m finetuning", description="The fine-tuning course, headless.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="execute the lessons and write results.json and report.html")
     run.add_argument("--profile", default="pocket", help="what to run (default: %(default)s)")
-    run.add_argument(
-        "--reviews",
-        default="",
-        help="your own reviews: a CSV, JSON Lines or Parquet file, a folder of them, or a Hub id",
-    )
+    own = "your own reviews: a CSV, JSON Lines or Parquet file, a folder of them, or a Hub id"
+    run.add_argument("--reviews", default="", help=own)
     run.add_argument("--base-model", default="", help="another T5: a folder or a Hub id")
     run.add_argument("--limit", type=int, default=0, help="at most so many training and test reviews (0: all)")
     run.add_argument("--seed", type=int, default=1)
     run.add_argument("--name", default="", help="the run's folder under runs/ (default: the profile)")
     run.add_argument("--fresh", action="store_true", help="start over instead of going on where the run stopped")
+    run.set_defaults(do=_run)
+
+    predict = commands.add_parser("predict", help="label a file of reviews with a run's model; writes CSV")
+    predict.add_argument("--run", default="pocket", help="the run whose model answers (default: %(default)s)")
+    file = "CSV, JSON Lines or Parquet with a column 'text'; '-' for CSV from standard input"
+    predict.add_argument("file", help=file)
+    predict.set_defaults(do=_predict)
+
+    plan = commands.add_parser("plan", help="which ZeRO stage and micro-batch fit a T5 to your GPUs")
+    plan.add_argument("model", help="one of the T5 family, as google-t5/t5-3b, or a folder with a config.json")
+    plan.add_argument("--gpus", type=int, default=1, help="how many there are (default: %(default)s)")
+    plan.add_argument("--memory", default="16GB", help="of each GPU, as 16GB or 80GiB (default: %(default)s)")
+    lengths = "of an input and of a label (default: 512 2)"
+    plan.add_argument("--tokens", type=int, nargs=2, default=(512, 2), metavar="N", help=lengths)
+    plan.add_argument("--checkpointing", action="store_true", help="compute activations again instead of keeping them")
+    plan.set_defaults(do=_plan)
+
+    train = commands.add_parser(
+        "train", help="one training from a file, on one process; for more of them see lesson 04"
+    )
+    train.add_argument("config", help="JSON file of a training, as lesson 04 writes them to a run's logs/")
+    train.set_defaults(do=_train)
+    return parser
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -45,27 +64,12 @@ def _run(given: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end by another program: as by Ctrl-C
     try:
-        run_course(
-            given.profile,
-            reviews=given.reviews,
-            base_model=given.base_model,
-            limit=given.limit,
-            seed=given.seed,
-            name=given.name,
-            fresh=given.fresh,
-        )
+        run_course(**{option: value for option, value in vars(given).items() if option not in ("command", "do")})
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it would mourn the kernel that was stopped
         print("\nstopped; the same command goes on from the last finished lesson", file=sys.stderr)
         return 130
     return 0
-
-
-def _predict_options(predict: argparse.ArgumentParser) -> None:
-    predict.add_argument("--run", default="pocket", help="the run whose model answers (default: %(default)s)")
-    predict.add_argument(
-        "file", help="CSV, JSON Lines or Parquet with a column 'text'; '-' for CSV from standard input"
-    )
 
 
 def _predict(given: argparse.Namespace) -> int:
@@ -87,16 +91,6 @@ def _predict(given: argparse.Namespace) -> int:
     return 0
 
 
-def _plan_options(plan: argparse.ArgumentParser) -> None:
-    plan.add_argument("model", help="one of the T5 family, as google-t5/t5-3b, or a folder with a config.json")
-    plan.add_argument("--gpus", type=int, default=1, help="how many there are (default: %(default)s)")
-    plan.add_argument("--memory", default="16GB", help="of each GPU, as 16GB or 80GiB (default: %(default)s)")
-    plan.add_argument(
-        "--tokens", type=int, nargs=2, default=(512, 2), metavar="N", help="of an input and of a label (default: 512 2)"
-    )
-    plan.add_argument("--checkpointing", action="store_true", help="compute activations again instead of keeping them")
-
-
 def _plan(given: argparse.Namespace) -> int:
     from finetuning.distributed.planner import plan
 
@@ -105,25 +99,12 @@ def _plan(given: argparse.Namespace) -> int:
     return 0
 
 
-def _train_options(train: argparse.ArgumentParser) -> None:
-    train.add_argument("config", help="JSON file of a training, as lesson 04 writes them to a run's logs/")
-
-
 def _train(given: argparse.Namespace) -> int:
     if not Path(given.config).is_file():
         raise CourseError(f"There is no file {given.config}; name the JSON file of a training.")
     from finetuning.distributed.train import main as train
 
     return train([given.config])
-
-
-# Command -> what it does, its options, and the function that does it. Each loads what it needs when it is called.
-COMMANDS = {
-    "run": ("execute the lessons and write results.json and report.html", _run_options, _run),
-    "predict": ("label a file of reviews with a run's model; writes CSV", _predict_options, _predict),
-    "plan": ("which ZeRO stage and micro-batch fit a T5 to your GPUs", _plan_options, _plan),
-    "train": ("one training from a file, on one process; for more of them see lesson 04", _train_options, _train),
-}
 
 
 if __name__ == "__main__":

@@ -31,10 +31,7 @@ def token_rows(
 def padded(
     rows: Sequence[Sequence[int] | np.ndarray], length: int | None = None, *, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Input ids and attention mask, shape (reviews, tokens): padded to ``length``, or to the longest, a multiple of 8.
-
-    T5's pad id is 0.
-    """
+    """Input ids and attention mask, (reviews, tokens): padded with 0 to ``length`` or the longest, a multiple of 8."""
     import torch
 
     length = length or -(-max(map(len, rows)) // 8) * 8
@@ -48,7 +45,7 @@ def padded(
 def token_lengths(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prompt: str) -> np.ndarray:
     """Tokens per prompted review, end token included, as an integer array of shape (reviews,)."""
     ids = tokenizer([prompt.format(text=text) for text in texts], verbose=False)["input_ids"]
-    return np.array([len(row) for row in ids])
+    return np.array(list(map(len, ids)))
 
 
 def truncation_loss(lengths: np.ndarray, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

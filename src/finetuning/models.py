@@ -12,11 +12,7 @@ from finetuning.errors import CourseError, hub_error
 from finetuning.files import SEAL, sealed_aside
 
 if TYPE_CHECKING:
-    from transformers import (
-        PreTrainedModel,
-        PreTrainedTokenizerBase,
-        T5ForConditionalGeneration,
-    )
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5ForConditionalGeneration
 
     from finetuning.profiles import Profile
 
@@ -43,10 +39,8 @@ def load_model(settings: Profile, *, from_scratch: bool = False, dropout: float 
     torch.set_flush_denormal(True)
     _pass_over_tied_weights()
     logging.disable_progress_bar()  # the bar over a handful of weights; downloads keep theirs
-    if not torch.cuda.is_available():
-        os.environ.setdefault(
-            "DS_ACCELERATOR", "cpu"
-        )  # else DeepSpeed, which accelerate imports, warns that it guesses so
+    if not torch.cuda.is_available():  # else DeepSpeed, which accelerate imports, warns that it guesses so
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     config = _from_hub_or_folder(AutoConfig, settings)
     if config.model_type != "t5":
         raise CourseError(f"{settings.model} is a {config.model_type!r} model; this course fine-tunes T5 models.")
@@ -56,29 +50,16 @@ def load_model(settings: Profile, *, from_scratch: bool = False, dropout: float 
         set_seed(settings.seed)
         config.dropout_rate = dropout
         return AutoModelForSeq2SeqLM.from_config(config, attn_implementation=attention).float()
-    return _from_hub_or_folder(
-        T5ForConditionalGeneration,
-        settings,
-        dtype=torch.float32,
-        use_safetensors=True,
-        dropout_rate=dropout,
-        attn_implementation=attention,
-    )
+    options = {"dtype": torch.float32, "dropout_rate": dropout, "attn_implementation": attention}
+    return _from_hub_or_folder(T5ForConditionalGeneration, settings, use_safetensors=True, **options)
 
 
 def _pass_over_tied_weights() -> None:
     """Drop a false alarm: a checkpoint stores T5's embedding once, and the Trainer misses its other names."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return not (
-            record.getMessage().startswith(
-                "There were missing keys in the checkpoint model loaded: ['encoder.embed_tokens.weight'"
-            )
-        )
-
+    alarm = "There were missing keys in the checkpoint model loaded: ['encoder.embed_tokens.weight'"
     logger = logging.getLogger("transformers.trainer")
     if not logger.filters:
-        logger.addFilter(keep)
+        logger.addFilter(lambda record: not record.getMessage().startswith(alarm))
 
 
 def _from_hub_or_folder(kind: Any, settings: Profile, **options: Any) -> Any:

@@ -32,38 +32,23 @@ class Profile:
 
 def _t5(size: str, revision: str, batch_size: int, learning_rate: float, device_memory: int) -> Profile:
     return Profile(
-        name=size,
-        model=f"google-t5/t5-{size}",
-        model_revision=revision,
-        reviews="stanfordnlp/imdb",
-        reviews_revision="e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
+        name=size, model=f"google-t5/t5-{size}", model_revision=revision,
+        reviews="stanfordnlp/imdb", reviews_revision="e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
         prompt="sst2 sentence: {text}",  # T5 met sentiment under this prefix (Raffel et al. 2020, appendix D)
-        max_length=512,
-        epochs=2,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        scratch_learning_rate=learning_rate,
-        device_memory=device_memory,
-    )
+        max_length=512, epochs=2, batch_size=batch_size, learning_rate=learning_rate,
+        scratch_learning_rate=learning_rate, device_memory=device_memory,
+    )  # fmt: skip
 
 
+_POCKET = Profile(
+    name="pocket", model=str(POCKET_T5), model_revision=None, reviews=str(POCKET_REVIEWS), reviews_revision=None,
+    prompt="sentiment: {text}", max_length=256, epochs=3, batch_size=16, learning_rate=1e-3,
+    scratch_learning_rate=1e-3, device_memory=0,
+)  # fmt: skip
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile(
-            name="pocket",
-            model=str(POCKET_T5),
-            model_revision=None,
-            reviews=str(POCKET_REVIEWS),
-            reviews_revision=None,
-            prompt="sentiment: {text}",
-            max_length=256,
-            epochs=3,
-            batch_size=16,
-            learning_rate=1e-3,
-            scratch_learning_rate=1e-3,
-            device_memory=0,
-        ),
+        _POCKET,
         _t5("small", "df1b051c49625cf57a3d0d8d3863ed4d13564fe4", 32, 5e-4, 8),
         _t5("base", "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1", 16, 3e-4, 16),
         _t5("large", "150ebc2c4b72291e770f58e6057481c8d2ed331a", 8, 1e-4, 40),

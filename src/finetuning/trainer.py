@@ -16,13 +16,7 @@ from finetuning.files import SEAL, file_digest, find_damage, seal, write_atomica
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import (
-        EvalPrediction,
-        TrainerCallback,
-        TrainerControl,
-        TrainerState,
-        TrainingArguments,
-    )
+    from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 def label_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -112,24 +106,20 @@ def keep_checkpoints() -> TrainerCallback:
     class Keep(TrainerCallback):
         seconds = 0.0
 
-        def on_train_begin(
-            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-        ) -> None:
+        def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
             seal_of = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SEAL
             self.before = json.loads(seal_of.read_text())["seconds"] if state.global_step else 0.0
             self.began = time.perf_counter()
 
-        def _count(self) -> None:
-            self.seconds = self.before + time.perf_counter() - self.began
-
-        def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
             self._count()
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", seconds=self.seconds)
 
-        def on_train_end(
-            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-        ) -> None:
+        def on_train_end(self, *_: Any, **__: Any) -> None:
             self._count()
+
+        def _count(self) -> None:
+            self.seconds = self.before + time.perf_counter() - self.began
 
     return Keep()
 
@@ -139,11 +129,8 @@ def stop_after(epochs: float) -> TrainerCallback:
     from transformers import TrainerCallback
 
     class Stop(TrainerCallback):
-        def on_epoch_end(
-            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-        ) -> TrainerControl:
-            control.should_training_stop = state.epoch >= epochs
-            control.should_save = True
+        def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
+            control.should_training_stop, control.should_save = state.epoch >= epochs, True
             return control
 
     return Stop()

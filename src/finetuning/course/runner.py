@@ -1,5 +1,7 @@
 """Run the lessons headless, one after the other: ``make run``, ``python -m finetuning run``."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -9,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import dropwhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -20,6 +22,9 @@ from finetuning.files import digest, file_digest, find_damage, write_atomically
 from finetuning.profiles import choose
 from finetuning.results import caption, results_table
 from finetuning.workspace import LESSONS, Workspace, executed_copy, execution_mark, home, read_results, run_folder
+
+if TYPE_CHECKING:
+    from papermill.exceptions import PapermillExecutionError
 
 # What a lesson leaves in sealed folders of the run; it is done when they are whole.
 LEAVES = {"01_prepare_data": ("data/reviews",), "03_finetune_with_trainer": ("models/trainer",)}
@@ -49,23 +54,15 @@ def run_course(
     for source in sources.values():
         if not source.exists():
             raise CourseError(f"{source} is missing; run this from a clone of the course.")
-    parameters = {
-        "profile": profile,
-        "reviews": settings.reviews if reviews else "",
-        "base_model": settings.model if base_model else "",
-        "limit": limit,
-        "seed": seed,
-        "run": name,
-    }
+    parameters = {"profile": profile, "limit": limit, "seed": seed, "run": name}
+    parameters |= {"reviews": reviews and settings.reviews, "base_model": base_model and settings.model}
     with only_run(name):
         if not fresh:
             _put_aside_damaged_results(name)
         # From the first lesson on that is not done, all are run: each builds on the ones before.
         todo = list(dropwhile(lambda lesson: not fresh and _done(name, sources[lesson]), lessons))
-        if todo and Path(settings.reviews).exists():
-            load_reviews(
-                settings.reviews, limit=limit, seed=seed
-            )  # a wrong file is better said now than after a lesson
+        if todo and Path(settings.reviews).exists():  # a wrong file is better said now than after a lesson
+            load_reviews(settings.reviews, limit=limit, seed=seed)
         if fresh:
             shutil.rmtree(run_folder(name), ignore_errors=True)
         workspace = Workspace(name, settings)
@@ -79,9 +76,8 @@ def run_course(
         report = workspace.path / "report.html"
         if todo or not report.exists():
             report = write_report(workspace)
-    print(
-        f"\n{results_table(workspace.results()).to_string(index=False)}\n\n{caption(workspace.results())}\nreport: {report}"
-    )
+    results = workspace.results()
+    print(f"\n{results_table(results).to_string(index=False)}\n\n{caption(results)}\nreport: {report}")
     return workspace
 
 
@@ -149,38 +145,18 @@ def _execute(workspace: Workspace, lesson: str, source: Path, parameters: dict[s
     print(f"{lesson}  started", flush=True)
     try:
         papermill.execute_notebook(
-            source,
-            copy,
-            parameters=parameters,
-            cwd=source.parent,
-            engine_name="finetuning",
-            kernel_name="python3",
-            progress_bar=False,
-            log_output=False,
+            source, copy, parameters=parameters, cwd=source.parent, engine_name="finetuning", kernel_name="python3",
+            progress_bar=False, log_output=False,
             extra_arguments=["--IPKernelApp.log_level=50"],  # else a stopped kernel ends in a traceback
-        )
+        )  # fmt: skip
     except PapermillExecutionError as error:
-        if error.ename == "CourseError":
-            raise CourseError(
-                f"{lesson}, cell {error.exec_count}: {error.evalue}\n(executed so far: {copy})"
-            ) from error
-        if way := way_out(f"{error.ename}: {error.evalue}", "lesson"):
-            raise CourseError(
-                f"{lesson}, cell {error.exec_count}: {way}, then run the same command again; it goes on from here "
-                f"({error.ename}).\n(executed so far: {copy})"
-            ) from error
-        lines = [line for line in _plain("\n".join(error.traceback)).splitlines() if line.strip()][-6:]
-        raise CourseError(
-            f"{lesson}, cell {error.exec_count}: {error.ename}: {error.evalue}\n  "
-            + "\n  ".join(lines)
-            + f"\n(executed so far: {copy})"
-        ) from error
+        why = f"{lesson}, cell {error.exec_count}: {_reason(error)}\n(executed so far: {copy})"
+        raise CourseError(why) from error
     except DeadKernelError as error:
         raise CourseError(f"{lesson}: {KILLED_KERNEL}.\n(executed so far: {copy})") from error
     except OSError as error:
-        raise CourseError(
-            f"{lesson}: could not write {copy}: {error.strerror}; free some space, then run again."
-        ) from error
+        why = f"{lesson}: could not write {copy}: {error.strerror}; free some space, then run again."
+        raise CourseError(why) from error
     seconds = time.monotonic() - began
     notebook = nbformat.read(copy, as_version=4)
     cells = digest(json.loads(nbformat.writes(notebook))["cells"])
@@ -189,9 +165,15 @@ def _execute(workspace: Workspace, lesson: str, source: Path, parameters: dict[s
     print(f"{lesson}  done in {seconds:.0f} s", flush=True)
 
 
-def _plain(text: str) -> str:
-    """Text without terminal colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+def _reason(error: PapermillExecutionError) -> str:
+    """Why a cell failed: its own sentence, the way out that is known, or the error's last lines without colours."""
+    if error.ename == "CourseError":
+        return error.evalue
+    if way := way_out(f"{error.ename}: {error.evalue}", "lesson"):
+        return f"{way}, then run the same command again; it goes on from here ({error.ename})."
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    lines = [line for line in plain.splitlines() if line.strip()][-6:]
+    return "\n  ".join([f"{error.ename}: {error.evalue}", *lines])
 
 
 def register_engine() -> None:
@@ -206,16 +188,11 @@ def register_engine() -> None:
 
             def cell_complete(cell: Any, *positional: Any, **named: Any) -> None:
                 report(cell, *positional, **named)
-                if cell.cell_type == "code":
-                    timing = cell.metadata.papermill
-                    if timing.duration and timing.duration > 2:
-                        first = next(
-                            (line for line in cell.source.splitlines() if line and not line.startswith("#")), ""
-                        )
-                        print(
-                            f"    cell {code.index(cell) + 1}/{len(code)}  {timing.duration:5.1f} s  {first[:70]}",
-                            flush=True,
-                        )
+                seconds = cell.metadata.papermill.duration if cell.cell_type == "code" else None
+                if seconds and seconds > 2:
+                    lines = (line for line in cell.source.splitlines() if line and not line.startswith("#"))
+                    place = f"cell {code.index(cell) + 1}/{len(code)}"
+                    print(f"    {place}  {seconds:5.1f} s  {next(lines, '')[:70]}", flush=True)
 
             nb_man.cell_complete = cell_complete
             return super().execute_managed_notebook(nb_man, kernel_name, **options)

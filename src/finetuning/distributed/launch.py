@@ -16,6 +16,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -35,19 +36,20 @@ def run(
     *,
     ranks: int = 2,
     launcher: str = "torchrun",
-    port: int | None = None,
+    port: int = 0,
     limit: float = 600,
 ) -> list:
     """Start the trainings on ``ranks`` processes of this machine and return what each rank measured.
 
     ``jobs`` is one from ``jobs.training_job`` or a list of them, run in turn. Progress of rank 0 is printed as it
     comes, all output goes to the run's ``logs/``. ``launcher``: ``torchrun`` (torch.distributed.run), ``deepspeed`` or
-    ``two nodes`` (two agents of torch.distributed.run that meet at ``port``; None: a free one) or ``python`` (one plain
+    ``two nodes`` (two agents of torch.distributed.run that meet at ``port``; 0: a free one) or ``python`` (one plain
     process). ``limit`` is in seconds. Returns a list of dicts, one per rank, for a training, and a list of such lists
     for a list. Raises CourseError with the failing rank's last lines and the known way out; no process is left behind,
     also when the cell is interrupted.
     """
-    several, jobs = isinstance(jobs, list), jobs if isinstance(jobs, list) else [jobs]
+    several = isinstance(jobs, list)
+    jobs = jobs if isinstance(jobs, list) else [jobs]
     if several and _gpus():  # processes that have touched a GPU cannot be copied, so each training pays its own start
         return [run(job, ranks=ranks, launcher=launcher, port=port, limit=limit) for job in jobs]
     for job in jobs:
@@ -61,7 +63,7 @@ def run(
     log.parent.mkdir(parents=True, exist_ok=True)
     config = log.with_suffix(".json")
     write_atomically(config, jobs_as_json(jobs))
-    commands = command(launcher, config, ranks, free_port(port or 0))
+    commands = command(launcher, config, ranks, free_port(port))
     with log.open("wb") as file:
         code = _watch(commands, _environment(ranks), file, limit)
     for job in jobs:
@@ -80,33 +82,14 @@ def command(launcher: str, config: str | Path, ranks: int, port: int = 29531) ->
     if launcher == "torchrun":
         return [[*torchrun, "--standalone", "--nproc_per_node", str(ranks), *script]]
     if launcher == "two nodes":
-        meet = [
-            "--nnodes",
-            "2",
-            "--nproc_per_node",
-            str(ranks // 2),
-            "--master_addr",
-            "127.0.0.1",
-            "--master_port",
-            str(port),
-        ]
+        meet = f"--nnodes 2 --nproc_per_node {ranks // 2} --master_addr 127.0.0.1 --master_port {port}".split()
         return [[*torchrun, "--node_rank", str(node), *meet, *script] for node in (0, 1)]
     if launcher == "deepspeed":
         program = Path(sys.executable).with_name("deepspeed")
         if not program.exists():
             raise CourseError(f"The launcher {program} is missing; run make setup, or use launcher='torchrun'.")
-        return [
-            [
-                sys.executable,
-                str(program),
-                "--num_gpus" if _gpus() else "--num_accelerators",
-                str(ranks),
-                "--master_port",
-                str(port),
-                "--module",
-                *script[1:],
-            ]
-        ]
+        options = f"--num_{'gpus' if _gpus() else 'accelerators'} {ranks} --master_port {port} --module".split()
+        return [[sys.executable, str(program), *options, *script[1:]]]
     raise CourseError(f"There is no launcher {launcher!r}; choose 'torchrun', 'deepspeed' or 'two nodes'.")
 
 
@@ -144,9 +127,8 @@ def largest_trainable(
     """
     fitted = {}
     for name, shape in shapes.items():
-        job = training_job(
-            workspace, f"largest_{name}", deepspeed=deepspeed, bf16=True, shape=shape, steps=4, micro_batch=1
-        )
+        small = {"bf16": True, "steps": 4, "micro_batch": 1}
+        job = training_job(workspace, f"largest_{name}", deepspeed=deepspeed, shape=shape, **small)
         try:
             fitted[name] = run(job, ranks=ranks, launcher="torchrun" if deepspeed else "python")[0]
         except CourseError as error:
@@ -172,12 +154,8 @@ def _environment(ranks: int) -> dict[str, str]:
     if not _gpus():
         ours["DS_ACCELERATOR"] = "cpu"
     # A notebook kernel may hold the rank of an earlier cell; each launcher gives its processes their own.
-    clean = {
-        k: v
-        for k, v in os.environ.items()
-        if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
-    }
-    return clean | ours
+    theirs = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
+    return {name: value for name, value in os.environ.items() if name not in theirs} | ours
 
 
 def _watch(commands: list[list[str]], environment: dict[str, str], log: BinaryIO, limit: float) -> int:
@@ -193,17 +171,11 @@ def _watch(commands: list[list[str]], environment: dict[str, str], log: BinaryIO
     speaking = len(commands)
     try:
         for words in commands:
-            processes.append(
-                subprocess.Popen(
-                    words,
-                    env=environment,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            started = subprocess.Popen(
+                words, env=environment, stdin=PIPE, stdout=PIPE, stderr=subprocess.STDOUT, start_new_session=True
             )
-            readers.append(threading.Thread(target=_read_lines, args=(processes[-1], lines), daemon=True))
+            processes.append(started)
+            readers.append(threading.Thread(target=_read_lines, args=(started, lines), daemon=True))
             readers[-1].start()
         while speaking:
             if (left := ends - time.monotonic()) <= 0:
@@ -249,20 +221,11 @@ def universal_checkpoint(job: TrainingJob) -> TrainingJob:
     checkpoint = Path(found)
     tag = (checkpoint / "latest").read_text().strip()
     settings = json.loads(Path(job.deepspeed).read_text())
-    words = [
-        sys.executable,
-        "-m",
-        "deepspeed.checkpoint.ds_to_universal",
-        "--num_extract_workers",
-        "1",
-        "--num_merge_workers",
-        "1",
-    ]
-    words += ["--input_folder", str(checkpoint / tag), "--output_folder", str(checkpoint / f"{tag}_universal")]
-    if settings["zero_optimization"]["stage"] < 3:
-        words.append(
-            "--inject_missing_state"
-        )  # the course lets the Trainer make the optimizer; DeepSpeed wants to be told
+    program = ["-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
+    words = [sys.executable, *program, "--input_folder", str(checkpoint / tag)]
+    words += ["--output_folder", str(checkpoint / f"{tag}_universal")]
+    if settings["zero_optimization"]["stage"] < 3:  # the Trainer makes the optimizer; DeepSpeed wants to be told
+        words.append("--inject_missing_state")
     done = subprocess.run(words, env=_environment(1), capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
@@ -297,19 +260,17 @@ def _failure(job: TrainingJob, code: int, log: Path, limit: float) -> str:
     errors.sort(key=lambda error: (bool(re.search("onnection (closed|reset)|peer", error["message"])), error["when"]))
     output = log.read_text(errors="replace")
     if code == 124:
-        return f"The training {job.name!r} did not end within {limit} s and was stopped; raise limit= or take fewer steps (log: {log})."
+        return (
+            f"The training {job.name!r} did not end within {limit} s and was stopped; raise limit= or take fewer steps "
+            f"(log: {log})."
+        )
     if errors:
         first = errors[0]
-        who, lines = (
-            f"rank {first['rank']} failed: {first['type']}: {first['message'].strip().splitlines()[0] if first['message'].strip() else ''}",
-            first["last"],
-        )
+        message = first["message"].strip().partition("\n")[0]
+        who, lines = f"rank {first['rank']} failed: {first['type']}: {message}", first["last"]
     else:
-        who = (
-            "a rank was killed"
-            if re.search(r"signal 9|SIGKILL|exitcode: -9", output, re.IGNORECASE)
-            else "the launcher failed"
-        )
+        killed = re.search(r"signal 9|SIGKILL|exitcode: -9", output, re.IGNORECASE)
+        who = "a rank was killed" if killed else "the launcher failed"
         lines = [line for line in output.splitlines() if line.strip()][-8:]
     text = "\n".join(lines) + (output if not errors else who)
     way = way_out(text, "training") or f"the whole output is in {log}"

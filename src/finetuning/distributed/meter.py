@@ -1,28 +1,17 @@
 """Lesson 04: what a rank measures of its own training while it runs, and tells the reader."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from finetuning.distributed import progress
+from finetuning.distributed.jobs import TrainingJob
 from finetuning.distributed.memory import held_bytes, own_step_counters
-
-if TYPE_CHECKING:
-    from transformers import (
-        TrainerControl,
-        TrainerState,
-        TrainingArguments,
-    )
-
-    from finetuning.distributed.jobs import TrainingJob
-
 
 COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first ones also allocate
 
@@ -51,39 +40,26 @@ class StepMeter(TrainerCallback):
             sent = (self.sent[steps[-1]] - self.sent[steps[0]]) / (steps[-1] - steps[0]) / ranks
         return {"seconds_per_step": float(np.median(used)), "bytes_per_rank": self.bytes, "bytes_sent_per_step": sent}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         own_step_counters(self.trainer.optimizer)
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         self.began = time.perf_counter()
         if state.global_step >= COUNT_AT:
             self.sent[state.global_step] = loopback_bytes()
         if self.job.die_at == state.global_step:  # the lesson's power cut
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if state.global_step == min(COUNT_AT, state.max_steps - 1) and self.bytes is None:
             self.bytes = held_bytes(self.trainer.model_wrapped, self.trainer.optimizer)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         self.seconds.append(time.perf_counter() - self.began)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, *_: Any, logs: dict[str, Any], **__: Any) -> None:
         done = state.global_step == state.max_steps
-        if args.process_index == 0 and logs and "loss" in logs and (done or time.monotonic() - self.printed > 3):
+        if args.process_index == 0 and "loss" in logs and (done or time.monotonic() - self.printed > 3):
             self.printed = time.monotonic()
             progress.show(f"{self.job.name:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}")
 

@@ -70,10 +70,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer of ``plan``: ``rows``, the way to take first.
-
-    ``memory`` and ``usable`` (without what is set aside) in bytes.
-    """
+    """The answer of ``plan``: ``rows``, the way to take first; ``memory`` and what of it is ``usable`` in bytes."""
 
     model: str
     parameters: int
