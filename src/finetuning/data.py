@@ -70,9 +70,8 @@ def load_reviews(place: str, revision: str | None = None, *, limit: int = 0, see
 def _split_files(folder: Path) -> dict[str, Path]:
     files = {}
     for name in ("train", "validation", "test"):
-        found = sorted(file for file in folder.glob(f"{name}*") if file.suffix in FORMATS)
-        if found:
-            files[name] = found[0]
+        if candidates := sorted(file for file in folder.glob(f"{name}*") if file.suffix in FORMATS):
+            files[name] = candidates[0]
     if "train" not in files:
         kinds = ", ".join(f"train{suffix}" for suffix in FORMATS)
         names = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
@@ -147,10 +146,8 @@ def take(split: Dataset, size: int, seed: int) -> Dataset:
         return split.shuffle(seed=seed)
     labels, rng = np.array(split["label"]), np.random.default_rng(seed)
     positive = round(size * labels.mean())
-    rows = [
-        rng.choice(np.flatnonzero(labels == label), count, replace=False)
-        for label, count in ((0, size - positive), (1, positive))
-    ]
+    counts = enumerate((size - positive, positive))
+    rows = [rng.choice(np.flatnonzero(labels == label), count, replace=False) for label, count in counts]
     return split.select(rng.permutation(np.concatenate(rows)))
 
 

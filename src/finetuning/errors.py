@@ -65,8 +65,8 @@ SYMPTOMS = (
 
 def way_out(text: str, where: Literal["training", "lesson"]) -> str | None:
     """The way out for the first symptom that the text shows; None where it shows none that is known there."""
-    found = (s for s in SYMPTOMS if getattr(s, where) and re.search(s.pattern, text, re.IGNORECASE))
-    return next((getattr(symptom, where) for symptom in found), None)
+    shown = (s for s in SYMPTOMS if getattr(s, where) and re.search(s.pattern, text, re.IGNORECASE))
+    return next((getattr(symptom, where) for symptom in shown), None)
 
 
 # Status of the Hub's answer -> what it means and what to do.
@@ -92,15 +92,15 @@ def hub_error(what: str, place: str, error: BaseException, *, instead: str) -> C
     chain: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
-        one = waiting.pop()
-        if one is not None and one not in chain:
-            chain.append(one)
-            waiting += [one.__cause__, one.__context__]
-    answers = (one.response.status_code for one in chain if isinstance(one, (HfHubHTTPError, HTTPStatusError)))
-    status = next(answers, None)
-    if any(isinstance(one, SafetensorError) for one in chain):
+        cause = waiting.pop()
+        if cause is not None and cause not in chain:
+            chain.append(cause)
+            waiting += [cause.__cause__, cause.__context__]
+    answers = (cause.response.status_code for cause in chain if isinstance(cause, (HfHubHTTPError, HTTPStatusError)))
+    status, texts = next(answers, None), "\n".join(map(str, chain))
+    if any(isinstance(cause, SafetensorError) for cause in chain):
         why = "its weights are damaged in the cache: unset HF_HUB_OFFLINE and try again, they are downloaded anew"
-    elif any("named model.safetensors" in str(one) for one in chain):
+    elif "named model.safetensors" in texts:
         why = "it has no weights in safetensors, the only format this course reads: take another"
     elif status in ANSWERS:
         why = ANSWERS[status]
@@ -108,9 +108,9 @@ def hub_error(what: str, place: str, error: BaseException, *, instead: str) -> C
         why = f"the Hub has trouble of its own ({status}): try again later; what is downloaded stays"
     elif HF_HUB_OFFLINE:
         why = "HF_HUB_OFFLINE=1 is set and it is not in the cache: unset it once to download"
-    elif any("remote code" in str(one) or "trust_remote_code" in str(one) for one in chain):
+    elif "remote code" in texts or "trust_remote_code" in texts:
         why = "it wants to run code of its own, which this course does not do: take another"
-    elif any("scripts are no longer supported" in str(one) for one in chain):
+    elif "scripts are no longer supported" in texts:
         why = "it is made by a script, which is not run: take one that holds CSV, JSON Lines or Parquet files"
     else:
         why = (

@@ -23,9 +23,8 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise CourseError(
-            f"Could not write {path}: {error.strerror}; free some space or check the folder's rights, then run again."
-        ) from error
+        way = "free some space or check the folder's rights, then run again."
+        raise CourseError(f"Could not write {path}: {error.strerror}; {way}") from error
 
 
 SEAL = "sha256.json"

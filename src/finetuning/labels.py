@@ -48,14 +48,9 @@ def by_one_step(
 
 
 def score_labels(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    *,
-    prompt: str,
-    max_length: int,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int,
     batch_size: int = 64,
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, float]:  # fmt: skip
     """The probability of each label word as the first word of the answer.
 
     Returns a float array of shape (reviews, 2), rows summing to one over the two words, and the reviews scored per

@@ -14,24 +14,16 @@ from finetuning.trainer import curves
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
+STYLE: Any = {
+    "figure.dpi": 110, "figure.facecolor": "white", "font.size": 12, "axes.titlesize": 14, "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+}  # fmt: skip
 
 
 def figure(title: str, *, width: float = 8.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
     """A titled figure in the course's style: (figure, axes)."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "figure.facecolor": "white",
-            "font.size": 12,
-            "axes.titlesize": 14,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": "#E6E6E6",
-            "legend.frameon": False,
-        }
-    )
+    plt.rcParams.update(STYLE)
     fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", fontsize=14)
     return fig, axes
@@ -42,9 +34,8 @@ def plot_lengths(lengths: np.ndarray, max_length: int) -> Figure:
     fig, ax = figure("How long are the reviews?")
     ax.hist(lengths, bins=40, color=BLUE)
     ax.axvline(max_length, color=ORANGE, linewidth=2, label=f"limit of this profile: {max_length} tokens")
-    ax.axvline(
-        np.median(lengths), color="black", linestyle=":", linewidth=2, label=f"median: {np.median(lengths):.0f} tokens"
-    )
+    median = np.median(lengths)
+    ax.axvline(median, color="black", linestyle=":", linewidth=2, label=f"median: {median:.0f} tokens")
     ax.set(xlabel="tokens per review, with prompt and </s>", ylabel="reviews")
     ax.legend()
     return fig
@@ -80,12 +71,8 @@ def plot_padding(tokens: dict[str, int], real: int) -> Figure:
 def plot_words(negative: list[tuple[str, float]], positive: list[tuple[str, float]]) -> Figure:
     """The terms with the largest weights of a linear classifier, towards negative and towards positive."""
     fig, ax = figure("What the bag of words goes by", height=0.3 * (len(negative) + len(positive)) + 1)
-    words = positive + negative[::-1]
-    ax.barh(
-        [word for word, _ in words],
-        [weight for _, weight in words],
-        color=[BLUE if w > 0 else ORANGE for _, w in words],
-    )
+    words, weights = zip(*positive, *negative[::-1], strict=True)
+    ax.barh(words, weights, color=[BLUE if weight > 0 else ORANGE for weight in weights])
     ax.set(xlabel="weight in the logistic regression (right: towards positive)")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -122,10 +109,10 @@ def plot_training(runs: dict[str, list[dict]]) -> Figure:
     """Loss and validation accuracy by epoch. ``runs``: dict of name -> the Trainer's log history."""
     fig, (left, right) = figure("Training", width=11, columns=2)
     for colour, (name, history) in zip(COLOURS, runs.items(), strict=False):
-        found = curves(history)
-        left.plot(*found["loss"], color=colour, label=f"{name}: training")
-        left.plot(*found["eval_loss"], color=colour, linestyle="--", marker="o", label=f"{name}: validation")
-        right.plot(*found["eval_accuracy"], color=colour, marker="o", label=name)
+        measured = curves(history)
+        left.plot(*measured["loss"], color=colour, label=f"{name}: training")
+        left.plot(*measured["eval_loss"], color=colour, linestyle="--", marker="o", label=f"{name}: validation")
+        right.plot(*measured["eval_accuracy"], color=colour, marker="o", label=name)
     left.set(xlabel="epoch", ylabel="cross-entropy per label token", ylim=(0, None))
     right.set(xlabel="epoch", ylabel="accuracy on validation")
     for ax in (left, right):
@@ -201,13 +188,9 @@ def plot_family_memory(
     fig, axes = figure("What each GPU must hold to train a T5", width=13, height=5.8, columns=len(needed))
     axes = np.atleast_1d(axes)
     every = [size / 1e9 for lines in needed.values() for sizes in lines.values() for size in sizes.values()]
-    looks = dict(
-        zip(
-            dict.fromkeys(strategy for lines in reversed(needed.values()) for strategy in lines),
-            ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), ("black", "v"), ("#882255", "p")),
-            strict=False,
-        )
-    )
+    strategies = dict.fromkeys(strategy for lines in reversed(needed.values()) for strategy in lines)
+    signs = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), ("black", "v"), ("#882255", "p"))
+    looks = dict(zip(strategies, signs, strict=False))
     for ax, (gpus, lines) in zip(axes, needed.items(), strict=True):
         first, *_, last = parameters = list(next(iter(lines.values())))
         for card in cards:

@@ -51,26 +51,23 @@ def results_table(results: Results, *, price_per_hour: float | None = None) -> p
 
     lines = []
     for row in results.rows:
-        more = {}
+        line = {
+            "lesson": row.lesson,
+            "method": row.method,
+            "accuracy": f"{row.accuracy:.3f}",
+            "95 % interval": f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}",
+            "F1": f"{row.f1:.3f}",
+            "test reviews": f"{row.n_test:,}",
+            "training": "none" if row.train_seconds is None else f"{row.train_seconds:.1f} s",
+            "predicts per second": _count(row.predict_reviews_per_second),
+            "parameters": _count(row.parameters),
+        }
         if price_per_hour is not None:
             peak, speed = row.peak_device_bytes or row.peak_rss_bytes, row.predict_reviews_per_second
-            more["trained per second"] = _count(row.train_reviews_per_second)
-            more["peak memory"] = "-" if peak is None else f"{peak / 2**20:,.0f} MiB"
-            more["cost per 1,000"] = "-" if speed is None else _two_digits(price_per_hour / 3.6 / speed)
-        lines.append(
-            {
-                "lesson": row.lesson,
-                "method": row.method,
-                "accuracy": f"{row.accuracy:.3f}",
-                "95 % interval": f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}",
-                "F1": f"{row.f1:.3f}",
-                "test reviews": f"{row.n_test:,}",
-                "training": "none" if row.train_seconds is None else f"{row.train_seconds:.1f} s",
-                "predicts per second": _count(row.predict_reviews_per_second),
-                "parameters": _count(row.parameters),
-                **more,
-            }
-        )
+            line["trained per second"] = _count(row.train_reviews_per_second)
+            line["peak memory"] = "-" if peak is None else f"{peak / 2**20:,.0f} MiB"
+            line["cost per 1,000"] = "-" if speed is None else _two_digits(price_per_hour / 3.6 / speed)
+        lines.append(line)
     return pd.DataFrame(lines, index=[""] * len(lines))
 
 
@@ -82,9 +79,13 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 def caption(results: Results) -> str:
     """One line under every table and plot: model, data, seed and hardware of the run."""
-    run, hardware = results.run, results.run["hardware"]
-    machine = hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
-    return f"{run['model']} on {run['dataset']}, seed {run['seed']}, {machine}"
+    run = results.run
+    return f"{run['model']} on {run['dataset']}, seed {run['seed']}, {name_machine(run['hardware'])}"
+
+
+def name_machine(hardware: dict[str, Any]) -> str:
+    """The GPU of a machine (as ``this_machine`` describes it), or its cores and processor."""
+    return hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
 
 
 def _two_digits(value: float) -> str:

@@ -138,8 +138,8 @@ def stop_after(epochs: float) -> TrainerCallback:
 
 def curves(log_history: list[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The Trainer's log as arrays: ``loss`` and ``eval_loss``/``eval_accuracy``, each as (epochs, values)."""
-    found = {}
-    for key in ("loss", "eval_loss", "eval_accuracy"):
-        points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
-        found[key] = tuple(np.array(points).T) if points else (np.array([]), np.array([]))
-    return found
+    by_name = {}
+    for name in ("loss", "eval_loss", "eval_accuracy"):
+        points = [(entry["epoch"], entry[name]) for entry in log_history if name in entry]
+        by_name[name] = tuple(np.array(points).T) if points else (np.array([]), np.array([]))
+    return by_name

@@ -36,11 +36,11 @@ def home() -> Path:
 
     A notebook that was opened away from its clone (on Colab) finds the clone that the package is installed from.
     """
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).parents[2]):
+    start = Path.cwd()
+    for folder in (start, *start.parents, Path(__file__).parents[2]):
         if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
             return folder
-    return here
+    return start
 
 
 def runs_folder() -> Path:
@@ -67,9 +67,8 @@ def read_results(run: str) -> Results | None:
         kept["run"]["profile"]
         return Results(kept["run"], [ResultRow(**row) for row in kept["rows"]])
     except (ValueError, KeyError, TypeError) as error:
-        raise CourseError(
-            f"{path} is damaged ({error}); put back a copy, or move it away and start over (FRESH=1)."
-        ) from error
+        way = "put back a copy, or move it away and start over (FRESH=1)."
+        raise CourseError(f"{path} is damaged ({error}); {way}") from error
 
 
 def executed_copy(run: str, lesson: str) -> dict:
@@ -106,13 +105,8 @@ class Workspace:
     def _about(self) -> dict[str, Any]:
         """What identifies a run: two runs that differ in any of it must not share a folder."""
         settings = self.settings
-        return {
-            "profile": settings.name,
-            "model": describe(settings.model),
-            "dataset": describe(settings.reviews),
-            "limit": settings.limit,
-            "seed": settings.seed,
-        }
+        places = {"model": describe(settings.model), "dataset": describe(settings.reviews)}
+        return {"profile": settings.name, **places, "limit": settings.limit, "seed": settings.seed}
 
     def _check_settings(self) -> None:
         if not self.results_file.exists():
@@ -183,9 +177,8 @@ class Workspace:
     def need(self, path: Path, lesson: str) -> Path:
         """``path``, a folder, when an earlier lesson left it whole; else CourseError says which lesson to run first."""
         if not path.exists():
-            raise CourseError(
-                f"This lesson needs what lesson {lesson} leaves in {path}; run {lesson}.ipynb first, with the same parameters."
-            )
+            missing = f"This lesson needs what lesson {lesson} leaves in {path}"
+            raise CourseError(f"{missing}; run {lesson}.ipynb first, with the same parameters.")
         if wrong := find_damage(path):
             raise CourseError(f"{path} is damaged ({wrong}); run {lesson}.ipynb again, with the same parameters.")
         return path

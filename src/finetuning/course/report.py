@@ -16,10 +16,10 @@ def _with_pictures(page: str) -> str:
     A figure that is not there keeps its name, and the page shows its alternative text.
     """
 
-    def inside(found: re.Match) -> str:
-        picture = home() / "img" / found[1]
+    def inside(link: re.Match) -> str:
+        picture = home() / "img" / link[1]
         if not picture.exists():
-            return found[0]
+            return link[0]
         return f'src="data:image/svg+xml;base64,{base64.b64encode(picture.read_bytes()).decode()}"'
 
     return re.sub(r'src="\.\./img/([\w.-]+)"', inside, page)

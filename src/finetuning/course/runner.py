@@ -32,16 +32,9 @@ KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, s
 
 
 def run_course(
-    profile: str = "pocket",
-    *,
-    reviews: str = "",
-    base_model: str = "",
-    limit: int = 0,
-    seed: int = 1,
-    name: str = "",
-    fresh: bool = False,
-    lessons: Sequence[str] = LESSONS,
-) -> Workspace:
+    profile: str = "pocket", *, reviews: str = "", base_model: str = "", limit: int = 0, seed: int = 1, name: str = "",
+    fresh: bool = False, lessons: Sequence[str] = LESSONS,
+) -> Workspace:  # fmt: skip
     """Execute the lessons with papermill and write ``report.html``; returns the workspace.
 
     A lesson that this run has executed before is skipped, unless its source, an earlier lesson or what it left has
@@ -123,8 +116,8 @@ def _done(name: str, source: Path) -> bool:
         return False
     wrong = "its executed copy has changed" if mark["cells"] != digest(copy["cells"]) else None
     for left in LEAVES.get(source.stem, ()):
-        if found := find_damage(run_folder(name) / left):
-            wrong = wrong or f"{left} is damaged: {found}"
+        if damage := find_damage(run_folder(name) / left):
+            wrong = wrong or f"{left} is damaged: {damage}"
     if wrong:
         print(f"{source.stem}  is run again: {wrong}", flush=True)
     return not wrong

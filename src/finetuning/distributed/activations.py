@@ -1,16 +1,11 @@
 """Lesson 04: bytes of activations at the peak of a training step, by a formula over the model's shape and measured."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, T5Config
 
 from finetuning.errors import CourseError
 from finetuning.trainer import label_token_loss
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel, T5Config
-
 
 # Bytes per value of a layer's products, and of the sums that run past the layers
 PRECISIONS = {"fp32": (4, 4), "bf16": (2, 2), "autocast": (2, 4)}
@@ -91,8 +86,6 @@ def saved_bytes(model: PreTrainedModel, batch: dict) -> int:
 
     ``batch`` as the collator makes it, with ``decoder_input_ids``. Each stored tensor is counted once.
     """
-    import torch
-
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     saved = {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,17 +54,11 @@ def training_job(
     known = [field.name for field in fields(TrainingJob)]
     if unknown := set(options) - set(known):
         raise CourseError(f"A training has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}.")
-    chosen: dict[str, Any] = {
-        "name": name,
-        "settings": settings,
-        "reviews": str(workspace.data / "reviews"),
-        "folder": str(workspace.models / name),
-        "log": str(workspace.logs / f"{name}.log"),
-        "learning_rate": settings.learning_rate,
-        "seed": settings.seed,
-        "deepspeed": None if deepspeed is None else str(deepspeed),
-    }
-    return TrainingJob(**(chosen | options))
+    usual = TrainingJob(
+        name, settings, str(workspace.data / "reviews"), str(workspace.models / name), str(workspace.logs / f"{name}.log"),
+        settings.learning_rate, settings.seed, deepspeed=None if deepspeed is None else str(deepspeed),
+    )  # fmt: skip
+    return replace(usual, **options)
 
 
 def jobs_as_json(jobs: list[TrainingJob]) -> str:
@@ -74,6 +68,6 @@ def jobs_as_json(jobs: list[TrainingJob]) -> str:
 
 def read_jobs(file: Path) -> list[TrainingJob]:
     """The trainings in a JSON file, which holds one or a list of them."""
-    found = json.loads(file.read_text())
-    found = found if isinstance(found, list) else [found]
-    return [TrainingJob(**(values | {"settings": Profile(**values["settings"])})) for values in found]
+    content = json.loads(file.read_text())
+    trainings = content if isinstance(content, list) else [content]
+    return [TrainingJob(**(values | {"settings": Profile(**values["settings"])})) for values in trainings]

@@ -213,12 +213,12 @@ def universal_checkpoint(job: TrainingJob) -> TrainingJob:
 
     Returns the training with a configuration that loads it. Raises CourseError where there is no checkpoint yet.
     """
-    found = last_whole_checkpoint(job.folder)
-    if found is None or job.deepspeed is None:
+    last = last_whole_checkpoint(job.folder)
+    if last is None or job.deepspeed is None:
         raise CourseError(
             f"The training {job.name!r} has no whole checkpoint in {job.folder}; run it with save_steps first."
         )
-    checkpoint = Path(found)
+    checkpoint = Path(last)
     tag = (checkpoint / "latest").read_text().strip()
     settings = json.loads(Path(job.deepspeed).read_text())
     program = ["-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
@@ -228,8 +228,8 @@ def universal_checkpoint(job: TrainingJob) -> TrainingJob:
         words.append("--inject_missing_state")
     done = subprocess.run(words, env=_environment(1), capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise CourseError(f"The checkpoint {checkpoint} could not be turned into a universal one: {last}")
+        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise CourseError(f"The checkpoint {checkpoint} could not be turned into a universal one: {reason}")
     path = Path(job.folder) / "universal.json"
     write_atomically(path, json.dumps(settings | {"checkpoint": {"load_universal": True}}))
     return replace(job, deepspeed=str(path), die_at=None)

@@ -106,7 +106,7 @@ def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
 
 def _tensors(owner: Any, *attributes: str) -> list:
     """The tensors that lie under these attributes of an object, in lists and dicts or alone."""
-    found, waiting = [], [getattr(owner, attribute, None) for attribute in attributes]
+    tensors, waiting = [], [getattr(owner, attribute, None) for attribute in attributes]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
@@ -114,8 +114,8 @@ def _tensors(owner: Any, *attributes: str) -> list:
         elif isinstance(value, (list, tuple)):
             waiting += value
         elif value is not None:
-            found.append(value)
-    return found
+            tensors.append(value)
+    return tensors
 
 
 def _stored(tensors: list) -> dict[int, int]:
@@ -141,26 +141,17 @@ def verdict_lines(rows: dict[str, ResultRow], seconds: dict[str, float]) -> list
     for name in held:
         run = name.removeprefix("deepspeed_")
         share, slower = held[name] / held["deepspeed_zero0"], seconds[run] / seconds["plain"]
-        pace = (
-            f"{slower:.1f} times the plain Trainer's time per step"
-            if slower > 1
-            else f"{1 / slower:.1f} times as fast as the plain Trainer"
-        )
-        points = 100 * (rows[name].accuracy - rows["trainer_short"].accuracy)
-        lines.append(
-            f"{run}: holds {share:.2f} of stage 0's bytes per rank, {pace}, accuracy {points:+.1f} points from it."
-        )
-    faster = [run for run in seconds if run != "plain" and seconds[run] < seconds["plain"]]
-    if faster:
-        lines.append(
-            f"Faster than the plain Trainer here: {', '.join(faster)}, on {rows['deepspeed_zero0'].world_size} ranks."
-        )
+        pace = f"{1 / slower:.1f} times as fast as the plain Trainer"
+        if slower > 1:
+            pace = f"{slower:.1f} times the plain Trainer's time per step"
+        points = f"{100 * (rows[name].accuracy - rows['trainer_short'].accuracy):+.1f} points"
+        lines.append(f"{run}: holds {share:.2f} of stage 0's bytes per rank, {pace}, accuracy {points} from it.")
+    if faster := ", ".join(run for run in seconds if run != "plain" and seconds[run] < seconds["plain"]):
+        ranks = rows["deepspeed_zero0"].world_size
+        lines.append(f"Faster than the plain Trainer here: {faster}, on {ranks} ranks.")
     else:
-        lines.append(
-            "No stage was faster than the plain Trainer here: on this machine DeepSpeed buys no time, only memory."
-        )
-    smallest = min(held, key=lambda name: held[name])
-    lines.append(
-        f"The least memory per rank: {smallest.removeprefix('deepspeed_')}, {held[smallest] / 2**20:,.1f} MiB."
-    )
+        slow = "No stage was faster than the plain Trainer here: on this machine DeepSpeed buys no time, only memory."
+        lines.append(slow)
+    least = min(held, key=lambda name: held[name])
+    lines.append(f"The least memory per rank: {least.removeprefix('deepspeed_')}, {held[least] / 2**20:,.1f} MiB.")
     return lines

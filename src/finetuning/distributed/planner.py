@@ -5,22 +5,22 @@ from the same arithmetic for the rest; activations from a formula over the model
 activations for eager attention and no dropout, as the course trains on a CPU (dropout would keep masks besides).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import T5Config, T5ForConditionalGeneration
 
 from finetuning.distributed.activations import activation_bytes
+from finetuning.distributed.zero import import_deepspeed
 from finetuning.errors import CourseError
 from finetuning.profiles import describe
-
-if TYPE_CHECKING:
-    from transformers import T5Config
 
 # The T5 family of Raffel et al. 2020, from the config.json of google-t5/t5-small ... t5-11b on the Hub.
 _SHARED = {"vocab_size": 32128, "decoder_start_token_id": 0}
@@ -50,18 +50,14 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MI
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One way to train.
-
-    ``bytes`` per GPU by component, at ``micro_batch`` reviews, the largest power of two that fits (0: none does, and
-    ``bytes`` is for one review); ``host_bytes``: main memory per node that offload takes, by DeepSpeed's estimate.
-    """
+    """One strategy of training, measured against a GPU's memory."""
 
     strategy: str
     stage: int
     offload: str
-    micro_batch: int
-    bytes: dict
-    host_bytes: int
+    micro_batch: int  # reviews: the largest power of two that fits; 0: none does
+    bytes: dict[str, int]  # component -> bytes per GPU, at this micro-batch or at one review
+    host_bytes: int  # main memory per node that offload takes, by DeepSpeed's estimate
 
     @property
     def total(self) -> int:
@@ -70,14 +66,14 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer of ``plan``: ``rows``, the way to take first; ``memory`` and what of it is ``usable`` in bytes."""
+    """The answer of ``plan``."""
 
     model: str
     parameters: int
     gpus: int
-    memory: int
-    usable: int
-    rows: list
+    memory: int  # bytes of each GPU
+    usable: int  # bytes of it that are not set aside
+    rows: list[PlanRow]  # the one to take first, first
     advice: str
 
     def __str__(self) -> str:
@@ -99,13 +95,9 @@ class Plan:
 
 
 def plan(
-    model: str | Path,
-    *,
-    gpus: int = 1,
-    memory: int | str = "16GB",
-    tokens: tuple[int, int] = (512, 2),
+    model: str | Path, *, gpus: int = 1, memory: int | str = "16GB", tokens: tuple[int, int] = (512, 2),
     checkpointing: bool = False,
-) -> Plan:
+) -> Plan:  # fmt: skip
     """How to train a T5 with Adam in bf16 on ``gpus`` cards of ``memory`` each.
 
     A Plan, the simplest way that fits first. ``model``: one of the T5 family, or a folder with a config.json; no
@@ -131,9 +123,6 @@ def plan(
 
 def t5_shape(model: str | Path) -> T5Config:
     """The T5Config of a model of the family or of a folder with a config.json; CourseError for anything else."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import T5Config
-
     if model in FAMILY:
         return T5Config(**FAMILY[model], dropout_rate=0.0)
     file = Path(str(model)).expanduser() / "config.json"
@@ -146,18 +135,16 @@ def t5_shape(model: str | Path) -> T5Config:
             raise ValueError("its model_type is not 't5'")
         return T5Config(**values)
     except (ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise CourseError(
-            f"{file} is not the configuration of a T5: {reason}; the planner knows T5 models only."
-        ) from error
+        reason = f"{' '.join(str(error).split())}; the planner knows T5 models only."
+        raise CourseError(f"{file} is not the configuration of a T5: {reason}") from error
 
 
 def card_bytes(memory: int | str) -> int:
     """Bytes of ``16GB``, ``80 GiB`` or a number of bytes. Raises CourseError when it is none of these."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(memory))
-    if isinstance(memory, bool) or not found or found[2].upper() not in UNITS:
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(memory))
+    if isinstance(memory, bool) or not parts or parts[2].upper() not in UNITS:
         raise CourseError(f"memory is a size such as '16GB', '80 GiB' or a number of bytes, not {memory!r}.")
-    size = int(float(found[1]) * UNITS[found[2].upper()])
+    size = int(float(parts[1]) * UNITS[parts[2].upper()])
     if size * (1 - FRAGMENTED) <= CONTEXT_BYTES:
         raise CourseError(
             f"memory={memory!r} leaves nothing beside what CUDA itself takes, about 1 GiB; did you forget the unit, as in '16GB'?"
@@ -175,9 +162,6 @@ def count_parameters(shape: T5Config) -> tuple[int, int]:
 
 @lru_cache(maxsize=32)
 def _count(shape: str) -> tuple[int, int]:
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
     with torch.device("meta"):
         model = T5ForConditionalGeneration(T5Config(**json.loads(shape)))
     modules = (sum(weight.numel() for weight in module.parameters(recurse=False)) for module in model.modules())
@@ -195,8 +179,6 @@ def state_bytes(parameters: int, largest: int, strategy: str, gpus: int) -> tupl
     communication buckets (small in the course's configurations), the parameters that stage 3 keeps for reuse
     (stage3_max_live_parameters), and gradients on their way to offload.
     """
-    from finetuning.distributed.zero import import_deepspeed
-
     import_deepspeed()
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
@@ -279,14 +261,13 @@ def _nothing_fits(model: str, shape: T5Config, gpus: int, card: int, setting: di
     helps = [f"cards of {math.ceil((least + CONTEXT_BYTES) / (1 - FRAGMENTED) / 1e9)} GB"]
     usable = card * (1 - FRAGMENTED) - CONTEXT_BYTES
     more = (gpus * 2**n for n in range(1, 9))
-    enough = next(
-        (n for n in more if any(_row(shape, strategy, n, usable, setting).micro_batch for strategy in STRATEGIES)), None
-    )
-    if enough:
+
+    def fits(gpus: int, setting: dict[str, Any]) -> bool:
+        return any(_row(shape, strategy, gpus, usable, setting).micro_batch for strategy in STRATEGIES)
+
+    if enough := next((number for number in more if fits(number, setting)), None):
         helps.append(f"{enough} GPUs")
-    if any(
-        _row(shape, strategy, gpus, usable, setting | {"checkpointing": True}).micro_batch for strategy in STRATEGIES
-    ):
+    if fits(gpus, setting | {"checkpointing": True}):
         helps.append("checkpointing=True")
     return (
         f"{model} does not fit {_gpus(gpus)} of {_gb(card)}, not even with {strategy}, which needs {_gb(least)} "

@@ -30,12 +30,7 @@ from finetuning.models import load_model, load_tokenizer
 from finetuning.trainer import label_token_loss, last_whole_checkpoint
 
 if TYPE_CHECKING:
-    from transformers import (
-        PreTrainedTokenizerBase,
-        Seq2SeqTrainer,
-        Seq2SeqTrainingArguments,
-        T5ForConditionalGeneration,
-    )
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
     from finetuning.distributed.meter import StepMeter
     from finetuning.profiles import Profile
@@ -48,24 +43,13 @@ def arguments(job: TrainingJob) -> Seq2SeqTrainingArguments:
 
     on_cpu = not torch.cuda.is_available()
     return Seq2SeqTrainingArguments(
-        output_dir=job.folder,
-        max_steps=job.steps,
-        per_device_train_batch_size=job.micro_batch,
-        gradient_accumulation_steps=job.accumulation,
-        learning_rate=job.learning_rate,
-        warmup_steps=0.1,
-        weight_decay=0.01,
-        bf16=job.bf16,
-        deepspeed=job.deepspeed,
+        output_dir=job.folder, max_steps=job.steps, learning_rate=job.learning_rate, warmup_steps=0.1, weight_decay=0.01,
+        per_device_train_batch_size=job.micro_batch, gradient_accumulation_steps=job.accumulation,
+        bf16=job.bf16, deepspeed=job.deepspeed, seed=job.seed,
         train_sampling_strategy="random",  # the same global batches whatever the number of ranks
-        logging_steps=1,
-        save_strategy="steps" if job.save_steps else "no",
-        save_steps=job.save_steps or 500,
-        use_cpu=on_cpu,
-        dataloader_pin_memory=not on_cpu,
-        disable_tqdm=True,
-        seed=job.seed,
-    )
+        save_strategy="steps" if job.save_steps else "no", save_steps=job.save_steps or 500,
+        logging_steps=1, disable_tqdm=True, use_cpu=on_cpu, dataloader_pin_memory=not on_cpu,
+    )  # fmt: skip
 
 
 def train(job: TrainingJob) -> dict:
@@ -73,10 +57,12 @@ def train(job: TrainingJob) -> dict:
     import torch
     from transformers import T5Config, T5ForConditionalGeneration, set_seed
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+    from transformers.utils import logging
 
     from finetuning.distributed.meter import StepMeter
 
-    quiet_libraries()
+    logging.set_verbosity_warning()
+    logging.disable_progress_bar()
     settings = job.settings
     deepspeed = import_deepspeed()
     if job.deepspeed:
@@ -108,7 +94,8 @@ def train(job: TrainingJob) -> dict:
         unset_hf_deepspeed_config()  # else from_pretrained would shard what it loads
         if args.process_index == 0:
             shrink_model(job.folder, tokenizer)
-        wait_for_all()
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # until rank 0 has saved the model
         measured |= score_share(job, settings, args)
     if torch.distributed.is_initialized():
         deepspeed.comm.destroy_process_group() if job.deepspeed else torch.distributed.destroy_process_group()
@@ -116,12 +103,9 @@ def train(job: TrainingJob) -> dict:
 
 
 def _trainer(
-    job: TrainingJob,
-    args: Seq2SeqTrainingArguments,
-    model: T5ForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerBase,
+    job: TrainingJob, args: Seq2SeqTrainingArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     meter: StepMeter,
-) -> Seq2SeqTrainer:
+) -> Seq2SeqTrainer:  # fmt: skip
     """The Trainer of a job, as in lesson 03 but for what measures it."""
     from datasets import load_from_disk
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer
@@ -157,27 +141,9 @@ def score_share(job: TrainingJob, settings: Profile, args: Seq2SeqTrainingArgume
 
     saved = replace(settings, model=job.folder, model_revision=None)
     texts = load_from_disk(job.reviews)["test"]["text"][args.process_index :: args.world_size]
-    model = load_model(saved).to(args.device)
-    scores, speed = score_labels(
-        model, load_tokenizer(saved), texts, prompt=settings.prompt, max_length=settings.max_length
-    )
+    model, tokenizer = load_model(saved).to(args.device), load_tokenizer(saved)
+    scores, speed = score_labels(model, tokenizer, texts, prompt=settings.prompt, max_length=settings.max_length)
     return {"scores": scores.round(6).tolist(), "predict_reviews_per_second": speed * args.world_size}
-
-
-def wait_for_all() -> None:
-    """Return when every rank has come here."""
-    import torch
-
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' chatter at warnings."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_warning()
-    logging.disable_progress_bar()
 
 
 def join_process_group(name: str) -> None:
@@ -213,12 +179,8 @@ def run(job: TrainingJob) -> int:
     except BaseException as error:
         traceback.print_exc()
         last = traceback.format_exc().strip().splitlines()[-12:]
-        write_atomically(
-            folder / f"rank{rank}.error.json",
-            json.dumps(
-                {"rank": rank, "when": time.time(), "type": type(error).__name__, "message": str(error), "last": last}
-            ),
-        )
+        answer = {"rank": rank, "when": time.time(), "type": type(error).__name__, "message": str(error), "last": last}
+        write_atomically(folder / f"rank{rank}.error.json", json.dumps(answer))
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(1)  # a rank that waits for the others in an exit handler would hide this error
     write_atomically(folder / f"rank{rank}.json", json.dumps(answer))
@@ -227,9 +189,8 @@ def run(job: TrainingJob) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: one JSON file. The ``deepspeed`` launcher adds ``--local_rank``; the environment says the same."""
-    parser = argparse.ArgumentParser(
-        prog="python -m finetuning.distributed.train", description="One rank of a training."
-    )
+    program = "python -m finetuning.distributed.train"
+    parser = argparse.ArgumentParser(prog=program, description="One rank of a training.")
     parser.add_argument("config", help="JSON file with a training, or a list of them")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

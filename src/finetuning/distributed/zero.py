@@ -21,15 +21,14 @@ def import_deepspeed() -> ModuleType:
     """
     import torch
 
-    if torch.cuda.is_available():
-        import deepspeed
-
-        return deepspeed
-    os.environ["DS_ACCELERATOR"] = "cpu"
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
     import deepspeed.ops
 
-    deepspeed.ops.__compatible_ops__ = {}
+    if on_cpu:
+        deepspeed.ops.__compatible_ops__ = {}
     return deepspeed
 
 

@@ -32,9 +32,6 @@ def kept_answers(workspace: Workspace, truth: np.ndarray) -> dict[str, np.ndarra
     return right
 
 
-# Two models on the same reviews
-
-
 @dataclass(frozen=True)
 class PairedComparison:
     """Two models on the same reviews: shares and differences of accuracies lie between -1 and 1."""
@@ -132,9 +129,3 @@ def candidates(rows: Sequence[ResultRow], right: dict[str, np.ndarray]) -> list[
     best = max(named, key=lambda method: named[method].accuracy)
     equal = [method for method in named if method == best or not told_apart(paired(right[best], right[method]))]
     return sorted(equal, key=lambda method: -(named[method].predict_reviews_per_second or 0))
-
-
-# How sure is the model, and how sure may it be?
-
-
-# Slices

@@ -12,8 +12,8 @@ SMALL = 50  # reviews; a smaller slice has an interval of twenty points or more,
 
 def interval(right: np.ndarray) -> tuple[float, float]:
     """Wilson's interval of an accuracy (Wilson 1927), 95 %: (low, high). Better than the bootstrap for few reviews."""
-    found = binomtest(int(np.sum(right)), len(right)).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    wilson = binomtest(int(np.sum(right)), len(right)).proportion_ci(method="wilson")
+    return float(wilson.low), float(wilson.high)
 
 
 def slices(split: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -21,22 +21,22 @@ def slices(split: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
 
     By length in words (three parts of about equal size), and by trait and rating where the reviews have them.
     """
-    found, missing = {}, []
+    questions, missing = {}, []
     words = np.array([len(text.split()) for text in split["text"]])
     short, long = np.quantile(words, [1 / 3, 2 / 3])
-    found[f"up to {short:.0f} words"] = words <= short
-    found["in between"] = (words > short) & (words <= long)
-    found[f"over {long:.0f} words"] = words > long
+    questions[f"up to {short:.0f} words"] = words <= short
+    questions["in between"] = (words > short) & (words <= long)
+    questions[f"over {long:.0f} words"] = words > long
     traits, ratings = column(split, "traits", list), np.array(column(split, "rating", (int, float, str)))
     if names := sorted({trait for several in traits for trait in several if isinstance(trait, str)}):
-        found |= {name: np.array([name in several for several in traits]) for name in names}
+        questions |= {name: np.array([name in several for several in traits]) for name in names}
     else:
         missing.append("these reviews name no traits, so there are no slices by trait")
     if 0 < len(set(ratings.tolist())) <= 10:
-        found |= {f"rating {value}": ratings == value for value in sorted(set(ratings.tolist()))}
+        questions |= {f"rating {value}": ratings == value for value in sorted(set(ratings.tolist()))}
     else:
         missing.append("these reviews have no rating in up to ten steps, so there are no slices by rating")
-    return {name: rows for name, rows in found.items() if rows.any()}, missing
+    return {name: rows for name, rows in questions.items() if rows.any()}, missing
 
 
 def column(split: Dataset, name: str, kind: type | tuple[type, ...]) -> list:

@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from datasets import DatasetDict
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from finetuning.labels import LABEL_WORDS
 from finetuning.profiles import Profile, describe
-from finetuning.results import ResultRow, Results, markdown_table
+from finetuning.results import ResultRow, Results, markdown_table, name_machine, results_table
 from finetuning.workspace import Workspace
 
 CARD = "README.md"
@@ -66,8 +67,7 @@ def _card_text(
 ) -> str:
     model, data, run = describe(settings.model), describe(settings.reviews), results.run
     others = [other for other in results.rows if other.method in ("majority", "tfidf", "as_shipped", "from_scratch")]
-    hardware, versions = run["hardware"], run["versions"]
-    machine = hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
+    machine, versions = name_machine(run["hardware"]), run["versions"]
     return "\n".join(
         [
             f"# {model} fine-tuned on {data}",
@@ -97,7 +97,7 @@ def _card_text(
             "",
             "## How good it is",
             "",
-            _accuracies((row, *others)),
+            _accuracies(replace(results, rows=[row, *others])),
             "",
             "Intervals: percentile bootstrap over the test reviews. The other rows are baselines on the same reviews.",
             *(["", *[f"- {remark}" for remark in remarks]] if remarks else []),
@@ -111,18 +111,9 @@ def _card_text(
     )
 
 
-def _accuracies(rows: Sequence[ResultRow]) -> str:
-    lines = [
-        (
-            row.method,
-            f"{row.accuracy:.3f}",
-            f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}",
-            f"{row.f1:.3f}",
-            f"{row.n_test:,}",
-        )
-        for row in rows
-    ]
-    return markdown_table(("method", "accuracy", "95 % interval", "F1", "test reviews"), lines)
+def _accuracies(results: Results) -> str:
+    table = results_table(results)[["method", "accuracy", "95 % interval", "F1", "test reviews"]]
+    return markdown_table(table.columns, table.to_numpy())
 
 
 def _limits(reviews: int, data: str, max_length: int) -> list[str]:

@@ -53,8 +53,10 @@ def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
             scores: dict[int, np.ndarray] = {}
             for group in _by_length(texts):
                 batch = [texts[number] for number in group]
-                found, _ = score_labels(model, tokenizer, batch, prompt=usage["prompt"], max_length=usage["max_length"])
-                scores.update(zip(group, found, strict=True))
+                answers, _ = score_labels(
+                    model, tokenizer, batch, prompt=usage["prompt"], max_length=usage["max_length"]
+                )
+                scores.update(zip(group, answers, strict=True))
                 progress.add(len(group))
             for number in texts:
                 word = LABEL_WORDS[scores[number].argmax()]

@@ -41,13 +41,11 @@ def read_usage(folder: Path) -> dict:
         if not whole or tuple(usage["label_words"]) != LABEL_WORDS:
             raise ValueError(f"expected are prompt, max_length and the label words {', '.join(LABEL_WORDS)}")
     except FileNotFoundError as error:
-        raise CourseError(
-            f"{folder} holds no {USAGE}, which says how the model is asked; run 05_evaluate_and_ship.ipynb, which writes it."
-        ) from error
+        missing = f"{folder} holds no {USAGE}, which says how the model is asked"
+        raise CourseError(f"{missing}; run 05_evaluate_and_ship.ipynb, which writes it.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CourseError(
-            f"{path} cannot be used ({error}); run 05_evaluate_and_ship.ipynb, which writes it."
-        ) from error
+        way = "run 05_evaluate_and_ship.ipynb, which writes it."
+        raise CourseError(f"{path} cannot be used ({error}); {way}") from error
     return usage
 
 

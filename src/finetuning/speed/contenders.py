@@ -70,42 +70,31 @@ def sample_batches(lengths: np.ndarray, size: int, count: int) -> list[np.ndarra
 
 
 def take_turns(
-    measure: Callable[..., dict],
-    contenders: dict[str, Any],
-    *,
-    rounds: int,
-    say: Callable[[str], Any] = lambda line: None,
-    **settings: Any,
-) -> dict[str, list[dict]]:
+    measure: Callable[..., dict], contenders: dict[str, Any], *, rounds: int,
+    say: Callable[[str], Any] = lambda line: None, **settings: Any,
+) -> dict[str, list[dict]]:  # fmt: skip
     """Every contender once per round: a dict of name -> what ``measure`` found, one dict per round.
 
     ``measure`` is ``time_training`` or ``time_prediction``; ``settings`` are its further arguments. ``say`` is handed a
     line of progress after each.
     """
-    found: dict[str, list[dict]] = {name: [] for name in contenders}
+    measured: dict[str, list[dict]] = {name: [] for name in contenders}
     for turn in range(rounds):
         for name, contender in contenders.items():
-            found[name].append(measure(contender, **settings))
-            say(f"round {turn + 1} of {rounds}: {name:42} {found[name][-1]['speed']:8.2f} reviews/s")
-    return found
+            measured[name].append(measure(contender, **settings))
+            say(f"round {turn + 1} of {rounds}: {name:42} {measured[name][-1]['speed']:8.2f} reviews/s")
+    return measured
 
 
-def speeds(found: dict[str, list[dict]]) -> dict[str, list[float]]:
+def speeds(measured: dict[str, list[dict]]) -> dict[str, list[float]]:
     """Reviews per second of each contender, one number per round."""
-    return {name: [measured["speed"] for measured in rounds] for name, rounds in found.items()}
+    return {name: [turn["speed"] for turn in rounds] for name, rounds in measured.items()}
 
 
 def time_training(
-    recipe: Recipe,
-    *,
-    make_model: Callable[[], T5ForConditionalGeneration],
-    rows: Rows,
-    labels: Sequence[int],
-    answers: Rows,
-    limit: int,
-    batches: int,
-    batch_size: int = BATCH,
-) -> dict[str, Any]:
+    recipe: Recipe, *, make_model: Callable[[], T5ForConditionalGeneration], rows: Rows, labels: Sequence[int],
+    answers: Rows, limit: int, batches: int, batch_size: int = BATCH,
+) -> dict[str, Any]:  # fmt: skip
     """Reviews per second of training by ``recipe`` (``speed``), and the ``seconds`` and ``widths`` of its batches.
 
     The recipe that pads everything to ``limit`` is timed on one random batch, as its batches are all alike; the others
@@ -121,13 +110,9 @@ def time_training(
 
 
 def time_prediction(
-    recipe: PredictionRecipe,
-    *,
-    make_model: Callable[[], T5ForConditionalGeneration],
-    rows: Rows,
-    words: Sequence[int],
+    recipe: PredictionRecipe, *, make_model: Callable[[], T5ForConditionalGeneration], rows: Rows, words: Sequence[int],
     limit: int,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Reviews per second of answering ``rows`` by ``recipe`` (``speed``), and the ``logits``, (reviews, 2)."""
     answer = answer_by(recipe, make_model().eval(), words, limit)
     batches = prediction_batches(recipe, [len(row) for row in rows], BATCH)

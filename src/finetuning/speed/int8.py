@@ -21,14 +21,9 @@ def has_int8() -> bool:
 
 
 def multiply_int8(
-    q: Tensor,
-    step: float,
-    zero: int,
-    matrix: tuple[Tensor, Tensor],
-    dtype: torch.dtype,
-    after: str = "none",
+    q: Tensor, step: float, zero: int, matrix: tuple[Tensor, Tensor], dtype: torch.dtype, after: str = "none",
     made_step: float = 1.0,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The product of ``step * (q - zero)``, unsigned 8 bits, and a ``matrix`` in 8 bits.
 
     Packed, and one scale per output. ``dtype``: of the product; unsigned 8 bits again, it counts in units of

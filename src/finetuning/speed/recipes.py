@@ -93,15 +93,9 @@ class Training:
     """
 
     def __init__(
-        self,
-        model: T5ForConditionalGeneration,
-        recipe: Recipe,
-        answers: Rows,
-        limit: int,
-        *,
-        learning_rate: float = 1e-3,
-        steps: int | None = None,
-    ) -> None:
+        self, model: T5ForConditionalGeneration, recipe: Recipe, answers: Rows, limit: int, *,
+        learning_rate: float = 1e-3, steps: int | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.recipe, self.limit = model, recipe, limit
         rate = model.config.dropout_rate if recipe.dropout is None else recipe.dropout
         for part in model.modules():
@@ -114,18 +108,12 @@ class Training:
         if recipe.bf16_weights:
             self.copies = [weight.detach().float().clone().requires_grad_() for weight in model.parameters()]
             model.bfloat16()
-        self.optimizer = torch.optim.AdamW(
-            self.copies if recipe.bf16_weights else model.parameters(),
-            lr=learning_rate,
-            weight_decay=0.01,
-            fused=recipe.fused,
-            foreach=not recipe.fused,
-        )
-        self.schedule = (
-            get_constant_schedule(self.optimizer)
-            if steps is None
-            else get_linear_schedule_with_warmup(self.optimizer, steps // 10, steps)
-        )
+        stepped = self.copies if recipe.bf16_weights else model.parameters()
+        loops = {"fused": recipe.fused, "foreach": not recipe.fused}
+        self.optimizer = torch.optim.AdamW(stepped, lr=learning_rate, weight_decay=0.01, **loops)
+        self.schedule = get_constant_schedule(self.optimizer)
+        if steps is not None:
+            self.schedule = get_linear_schedule_with_warmup(self.optimizer, steps // 10, steps)
 
     def step(self, rows: Rows, labels: Sequence[int]) -> float:
         """One optimizer step; returns the loss before it."""
@@ -139,8 +127,8 @@ class Training:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if self.recipe.bf16_weights:
-            for weight, one in zip(self.model.parameters(), self.copies, strict=True):
-                one.grad = weight.grad.float()
+            for weight, copied in zip(self.model.parameters(), self.copies, strict=True):
+                copied.grad = weight.grad.float()
         self.optimizer.step()
         self.schedule.step()
         if self.recipe.bf16_weights:
