@@ -1,4 +1,4 @@
-"""A small stand-in for the Hub on this machine: it serves repositories at pinned revisions, and can misbehave on purpose."""
+"""A small stand-in for the Hub on this machine: it serves repositories at pinned revisions, and can misbehave."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 class Hub(ThreadingHTTPServer):
     """``repositories``: (kind, id) -> (revision, files), kind "models" or "datasets", files a dict of path -> bytes.
 
-    ``fault`` is called with each request's path before it is answered and returns None, a status code, or ``("cut", n)``:
+    ``fault`` is called with each request's path before the answer: it returns None, a status code or ``("cut", n)``:
     the connection breaks after n bytes of the file. ``asked`` lists (method, path, Range header) of all requests.
     """
 

@@ -30,7 +30,7 @@ def prose(path):
 
 
 def anchors(path):
-    """What a link may write behind ``#``: Jupyter keeps a heading and joins its words, GitHub keeps its small letters as well."""
+    """What a link may write behind ``#``: Jupyter joins a heading's words, GitHub writes them small as well."""
     headings = re.findall(r"^#+ +(.+?) *$", prose(path), re.MULTILINE)
     joined = [re.sub(r"[^\w\- ]", "", heading).replace(" ", "-").lower() for heading in headings]
     return set(joined) | ({heading.replace(" ", "-") for heading in headings} if path.suffix == ".ipynb" else set())

@@ -1,4 +1,4 @@
-"""The bench: its arithmetic, that the fast recipes_of_prediction compute what the slow ones do, and one quick run from end to end."""
+"""The bench: its arithmetic, that fast prediction computes what slow prediction does, and one quick run."""
 
 import copy
 import itertools

@@ -161,7 +161,7 @@ def test_real_reviews_through_the_same_lessons(tmp_path, monkeypatch):
 
 @needs_imdb
 def test_the_whole_course_as_profile_small_runs_it(tmp_path):
-    """All lessons on the code path of ``small``: T5's tokenizer, 64 short real reviews, and t5-small with 2 of its 6 layers.
+    """All lessons on the code path of ``small``: T5's tokenizer, 64 short reviews, t5-small with 2 of its 6 layers.
 
     Its weights are random: the Hub is out of reach here.
     """

@@ -14,7 +14,7 @@ from finetuning.workspace import Workspace
 
 @pytest.fixture
 def program(monkeypatch):
-    """A function that makes ``launch.run`` start programs (Python code) in place of a training, one process for each."""
+    """A function that makes ``launch.run`` start programs (Python code) instead of a training, a process each."""
 
     def instead(*codes):
         commands = [[sys.executable, "-c", code] for code in codes]

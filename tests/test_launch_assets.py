@@ -1,4 +1,4 @@
-"""The files for clusters: read by those they are for as far as that goes here, and the commands in them really started."""
+"""The files for clusters: read by those they are for where that can be had, and their commands really started."""
 
 import json
 import os
@@ -42,7 +42,8 @@ def slurm(tmp_path):
         log = tmp_path / "srun.log"
         given = {
             "PATH": f"{tmp_path}:{os.environ['PATH']}", "SRUN_LOG": str(log), "SLURM_JOB_ID": "1234567",
-            "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "32",
+            "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "32",
         } | environment  # fmt: skip
         done = subprocess.run(
             ["bash", str(SLURM), *arguments],
@@ -112,7 +113,8 @@ def test_the_slurm_script_is_bash_and_asks_for_what_it_starts(slurm):
     words, script = command.split(" -m finetuning.distributed.train ")
     assert words.startswith("python -m torch.distributed.run ") and script == "some where/train.json"
     assert options([words]) == {
-        "nnodes": "2", "nproc_per_node": "4", "rdzv_id": "1234567", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:24567",
+        "nnodes": "2", "nproc_per_node": "4", "rdzv_id": "1234567", "rdzv_backend": "c10d",
+        "rdzv_endpoint": "localhost:24567",
     }  # fmt: skip
 
 
@@ -186,7 +188,8 @@ def start_all(commands, environments):
     clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     started = [
         subprocess.Popen(
-            words, cwd=ROOT, env=clean | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            words, cwd=ROOT, env=clean | environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         for words, environment in zip(commands, environments, strict=True)

@@ -134,7 +134,8 @@ def write_small_judge(folder):
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", mask_token="[MASK]"
+        tokenizer_object=tokenizer, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
+        mask_token="[MASK]",
     ).save_pretrained(folder)  # fmt: skip
     torch.manual_seed(0)
     config = BertConfig(
@@ -243,7 +244,7 @@ def test_sentences_and_phrases_are_cut_at_their_marks():
 
 
 def test_disagreement_with_a_label_weighs_less_the_more_agreement_is_trusted():
-    """Generalized cross-entropy: without trust the cross-entropy, whose gradient is 1 - p; with trust q it is p^q of that."""
+    """Without trust it is the cross-entropy, whose gradient is 1 - p; with trust q the gradient is p^q of that."""
     labels = torch.tensor([1, 1])
     gradients = {}
     for trust in (0, 0.7):
@@ -257,7 +258,7 @@ def test_disagreement_with_a_label_weighs_less_the_more_agreement_is_trusted():
 
 @pytest.mark.parametrize("shape", [(48, 48), (96, 32), (32, 96)])
 def test_muon_moves_a_matrix_by_about_as_much_in_every_direction(shape):
-    """However unequal the gradient's singular values are, those of the step lie near the rate (Jordan et al. 2024: 0.7 to 1.2)."""
+    """However unequal a gradient's singular values, those of the step lie near the rate (Jordan et al.: 0.7 to 1.2)."""
     torch.manual_seed(0)
     matrix = torch.nn.Parameter(torch.zeros(shape))
     left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
@@ -283,8 +284,10 @@ def test_two_rebuilds_agree_and_an_interrupted_one_too(tmp_path):
 
     def rebuild(name, rounds, stop_at=""):
         done = subprocess.run(
-            [sys.executable, "-c", SMALL, "--source", tmp_path / "imdb", "--work", tmp_path / name, "--out", tmp_path / name / "out", "--rounds", str(rounds)],
-            cwd=ROOT, env={**os.environ, "STOP_AT": stop_at, "JUDGE": str(tmp_path / "judge")}, capture_output=True, text=True, timeout=300,
+            [sys.executable, "-c", SMALL, "--source", tmp_path / "imdb", "--work", tmp_path / name,
+         "--out", tmp_path / name / "out", "--rounds", str(rounds)],
+            cwd=ROOT, env={**os.environ, "STOP_AT": stop_at, "JUDGE": str(tmp_path / "judge")},
+        capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == (9 if stop_at else 0), done.stderr
         return None if stop_at else ((tmp_path / name / "out" / "model.safetensors").read_bytes(), done.stdout)

@@ -176,7 +176,7 @@ def test_the_readme_names_the_methods_that_the_course_measures(pocket_run):
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-    """A machine without the course: an empty virtual environment, and a repository to clone from: (python, origin, variables)."""
+    """A machine without the course, an empty environment, and a clone's origin: (python, origin, variables)."""
     place = tmp_path_factory.mktemp("elsewhere")
     venv.create(place / "venv", with_pip=True)
     origin = place / "origin"
@@ -383,7 +383,8 @@ def test_a_command_that_only_answers_loads_nothing_heavy(words, runs):
     code = (
         "import sys, contextlib\nfrom finetuning.__main__ import main\n"
         f"with contextlib.suppress(SystemExit): main({words.split()!r})\n"
-        "print(*{'torch', 'datasets', 'transformers', 'sklearn', 'deepspeed', 'matplotlib', 'evaluate'} & set(sys.modules))"
+        "print(*{'torch', 'datasets', 'transformers', 'sklearn', 'deepspeed', 'matplotlib', 'evaluate'} & "
+        "set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "", done.stdout + done.stderr

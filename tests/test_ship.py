@@ -106,7 +106,10 @@ def test_every_review_gets_its_own_score_in_the_order_of_the_file(kind, label, f
 
 
 def test_bad_rows_of_csv_are_named_by_line_and_the_others_kept(label):
-    content = b'id,text\r\n1,"good, really"\r\n2,""\r\n3,caf\xe9\r\n4,too,many\r\n5,"two\r\nlines"\r\n\r\n6\r\n7,&nbsp;\r\n8,last'
+    content = (
+        b'id,text\r\n1,"good, really"\r\n2,""\r\n3,caf\xe9\r\n4,too,many\r\n5,"two\r\nlines"\r\n'
+        b"\r\n6\r\n7,&nbsp;\r\n8,last"
+    )
     lines, counts, said = label("reviews.csv", content)
     assert numbers(lines) == [1, 5, 8] and counts == (3, 5)
     assert said_places(said) == [3, 4, 5, 9, 10]

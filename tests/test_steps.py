@@ -28,7 +28,8 @@ def tiny(tiny_model):
 
 
 def test_importing_the_package_is_quick_and_light():
-    code = "import sys, time; t = time.perf_counter(); import finetuning; print(time.perf_counter() - t, 'torch' in sys.modules)"
+    code = "import sys, time; t = time.perf_counter(); import finetuning; "
+    code += "print(time.perf_counter() - t, 'torch' in sys.modules)"
     seconds, torch = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -37,7 +37,7 @@ STARTED: list[subprocess.Popen] = []
 
 
 def start(runs, lessons, *arguments, cwd=ROOT):
-    """``python -m finetuning run`` on the first lessons, in a session of its own; output goes to ``<runs>/said.txt``."""
+    """``python -m finetuning run`` on the first lessons, in its own session; output goes to ``<runs>/said.txt``."""
     runs.mkdir(exist_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(lessons), "run", "--limit", "40", *arguments],
@@ -84,7 +84,7 @@ def wait_until(condition, seconds, *, every=0.02):
 
 
 def appears(folder, pattern, process):
-    """Wait until a new file of this pattern is there while the process lives; whether it came. Some stay for milliseconds."""
+    """Whether a new file of this pattern comes while the process lives; some stay for milliseconds."""
     before = set(folder.glob(pattern))
     wait_until(lambda: set(folder.glob(pattern)) - before or process.poll() is not None, 200, every=0.002)
     return process.poll() is None and set(folder.glob(pattern)) - before
@@ -349,7 +349,8 @@ def test_a_run_writes_into_its_folder_only_and_keeps_no_secret(tmp_path):
 
     before = times()
     environment = {
-        **os.environ, "FINETUNING_RUNS": str(runs), "HOME": str(home), "HF_TOKEN": "hf_marker_4711", "SECRET": "marker_0815",
+        **os.environ, "FINETUNING_RUNS": str(runs), "HOME": str(home),
+        "HF_TOKEN": "hf_marker_4711", "SECRET": "marker_0815",
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, "3", "run", "--reviews", str(tmp_path / "hostile.jsonl")],

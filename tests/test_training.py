@@ -56,7 +56,8 @@ def train(settings, folder, *, rows=32, **options):
     )
     split = reviews(tokenizer, rows)
     trainer = Seq2SeqTrainer(
-        model, args, train_dataset=split, eval_dataset=split, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        model, args, train_dataset=split, eval_dataset=split,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         compute_loss_func=label_token_loss, compute_metrics=label_accuracy(label_ids(tokenizer)),
         preprocess_logits_for_metrics=first_step_logits(label_ids(tokenizer)),
     )  # fmt: skip

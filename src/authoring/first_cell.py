@@ -23,7 +23,7 @@ if find_spec("finetuning") is None:
     if not course.exists():
         subprocess.run(["git", "clone", "--depth", "1", "{repository}", course], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", "requirements.txt"], cwd=course, check=True)
-    sys.exit("The course is installed. Restart the kernel (on Colab: Runtime, Restart session), then begin at the top.")"""
+    sys.exit("The course is installed. Restart the kernel (on Colab: Runtime, Restart session), then begin at the top.")"""  # noqa: E501
 
 
 def repository() -> str:

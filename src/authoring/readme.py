@@ -93,7 +93,7 @@ def _results(results: Results) -> str:
     for method in METHODS:
         row = measured.get(method) or dict.fromkeys(RESULT_COLUMNS, "-") | {"method": method, "accuracy": MISSING}
         rows.append([row[column].replace("_", r"\_") for column in RESULT_COLUMNS])
-    tests = ", ".join(sorted({f"{row.n_test:,}" for row in results.rows}))
+    tests, gains = ", ".join(sorted({f"{row.n_test:,}" for row in results.rows})), _gain_sentences(results)
     return "\n".join(
         [
             f"{caption(results)}; {run['started'][:10]}, torch {run['versions']['torch']}, transformers "
@@ -102,7 +102,7 @@ def _results(results: Results) -> str:
             "",
             markdown_table(RESULT_COLUMNS, rows),
             "",
-            f"Accuracy and F1 on {tests} test reviews; intervals: bootstrap over the test reviews. {_gain_sentences(results)}".strip(),
+            f"Accuracy and F1 on {tests} test reviews; intervals: bootstrap over the test reviews. {gains}".strip(),
         ]
     )
 
@@ -123,7 +123,8 @@ def _memory(results: Results) -> str:
     alternative = f"Stacked bars of the bytes each rank holds in {_precision(rows)}, by ZeRO stage: {sizes}."
     return (
         f"![{alternative}](img/{PICTURE})\n\n"
-        f"{results.run['model']}, {_precision(rows)}, {rows[0].world_size} ranks, counted between two micro-batches: {sizes}."
+        f"{results.run['model']}, {_precision(rows)}, {rows[0].world_size} ranks, counted between two "
+        f"micro-batches: {sizes}."
     )
 
 

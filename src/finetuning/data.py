@@ -29,14 +29,6 @@ def clean_text(text: str) -> str:
     return re.sub(r"\s+", " ", html.unescape(text)).strip()
 
 
-def read_split(place: str, split: str) -> Dataset:
-    """One split of a folder of review files (``train.parquet``, ``test.csv`` …) or of a Hub data set, as it is."""
-    folder = Path(place)
-    if folder.is_dir():
-        return _read_file(_split_files(folder)[split])
-    return _read_hub(place, None)[split]
-
-
 def load_reviews(place: str, revision: str | None = None, *, limit: int = 0, seed: int = 1) -> DatasetDict:
     """Reviews as a DatasetDict with ``train``, ``test`` and, where the source has one, ``validation``.
 
@@ -106,7 +98,8 @@ def _read_hub(place: str, revision: str | None) -> dict[str, Dataset]:
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
         raise CourseError(
-            f"{place!r} is neither a file, a folder nor a Hub id such as stanfordnlp/imdb; check what was given as reviews."
+            f"{place!r} is neither a file, a folder nor a Hub id such as stanfordnlp/imdb; check what was given "
+            "as reviews."
         )
     try:
         splits = load_dataset(place, revision=revision)
@@ -135,7 +128,8 @@ def _check_classes(split: Dataset, where: str, needed: int) -> None:
     counts = np.bincount(split["label"], minlength=2)
     if counts.min() < needed:
         raise CourseError(
-            f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; at least {needed} of each are needed "
+            f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; at least {needed} of each are "
+            "needed "
             "to learn from, to choose by and to measure on."
         )
 

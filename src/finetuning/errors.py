@@ -32,8 +32,10 @@ SYMPTOMS = (
         training="another run uses this port; give another one (port=...) or wait for it to end",
     ),
     Symptom(
-        r"out of memory|OutOfMemoryError|can't allocate memory|MemoryError|Cannot allocate memory|bad_alloc|signal 9|SIGKILL",
-        training="it ran out of memory or was killed; take a smaller micro_batch with more accumulation, a higher ZeRO stage, "
+        r"out of memory|OutOfMemoryError|can't allocate memory|MemoryError|bad_alloc|signal 9|SIGKILL"
+        r"|Cannot allocate memory",
+        training="it ran out of memory or was killed; take a smaller micro_batch with more accumulation, a "
+        "higher ZeRO stage, "
         "offload, or limit=",
         lesson="the memory is full; set LIMIT= or choose a smaller profile, or a smaller batch_size in profiles.py",
     ),
@@ -43,7 +45,8 @@ SYMPTOMS = (
     ),
     Symptom(
         r"DP world size of",
-        training="the checkpoint is of another number of ranks; make a universal one of it (launch.universal_checkpoint)",
+        training="the checkpoint is of another number of ranks; make a universal one of it "
+        "(launch.universal_checkpoint)",
     ),
     Symptom(
         r"mpi4py",
@@ -71,7 +74,8 @@ def way_out(text: str, where: Literal["training", "lesson"]) -> str | None:
 
 # Status of the Hub's answer -> what it means and what to do.
 ANSWERS = {
-    401: "it is not there, or not open to you (401): check the name; the course needs no login, so unset an expired HF_TOKEN",
+    401: "it is not there, or not open to you (401): check the name; the course needs no login, so unset an "
+    "expired HF_TOKEN",
     403: "access to it is refused (403): accept its terms on its page, or take another",
     404: "there is nothing of this name and revision, or a file of it is missing (404): check the name",
     429: "the Hub has had too many requests from here (429): wait a few minutes and try again",
@@ -114,7 +118,8 @@ def hub_error(what: str, place: str, error: BaseException, *, instead: str) -> C
         why = "it is made by a script, which is not run: take one that holds CSV, JSON Lines or Parquet files"
     else:
         why = (
-            f"the Hub could not be reached or the download broke off ({type(error).__name__}): check the network and try "
+            f"the Hub could not be reached or the download broke off ({type(error).__name__}): check the network "
+            "and try "
             "again, files that came whole are kept; or set HF_HUB_OFFLINE=1 when it is cached"
         )
     return CourseError(

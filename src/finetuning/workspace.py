@@ -1,25 +1,20 @@
 """Where a run leaves its files, and ``results.json``, from which everything that shows a number reads it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from finetuning.errors import CourseError
 from finetuning.files import find_damage, verify_digest, with_digest, write_atomically
 from finetuning.machine import this_machine, versions
-from finetuning.profiles import describe
+from finetuning.profiles import Profile, describe
 from finetuning.results import ResultRow, Results
-
-if TYPE_CHECKING:
-    from finetuning.profiles import Profile
 
 LESSONS = (
     "00_welcome",

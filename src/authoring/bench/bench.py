@@ -248,7 +248,8 @@ class Bench:
 
         def fit(name: str, sizes: Sequence[float], made: Sequence[float]) -> dict[str, Any]:
             self.say(
-                f"growth with {name}: {', '.join(f'{size:,.0f}: {taken:.3f} s' for size, taken in zip(sizes, made, strict=True))}"
+                f"growth with {name}: "
+                f"{', '.join(f'{size:,.0f}: {taken:.3f} s' for size, taken in zip(sizes, made, strict=True))}"
             )
             return growth_exponent(sizes, made)
 

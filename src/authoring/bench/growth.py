@@ -21,7 +21,7 @@ SHAPES = {  # two smaller than t5-small, of the same make; then the family's own
 
 
 def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> dict[str, Any]:
-    """The exponent b of seconds = a * size^b by least squares on logarithms, and its standard error (two sizes: None)."""
+    """The exponent b of seconds = a * size^b by least squares on logarithms, and its standard error (of two: None)."""
     x, y = np.log(sizes), np.log(seconds)
     slope, offset = np.polyfit(x, y, 1)
     left = y - slope * x - offset
@@ -32,7 +32,6 @@ def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> dict[st
 def seconds_by_ranks(ranks: int) -> float:
     """Seconds of a DeepSpeed step (stage 0, t5-tiny's shape) on 16 reviews shared out over so many ranks."""
     workspace = Workspace("pocket", choose())
-    one = jobs.training_job(
-        workspace, f"bench_{ranks}", deepspeed="zero0", steps=6, micro_batch=8 // ranks, accumulation=2, shape=SHAPES["tiny"]
-    )  # fmt: skip
-    return float(np.median([rank["seconds_per_step"] for rank in launch.run(one, ranks=ranks)]))
+    options = {"steps": 6, "micro_batch": 8 // ranks, "accumulation": 2, "shape": SHAPES["tiny"]}
+    job = jobs.training_job(workspace, f"bench_{ranks}", deepspeed="zero0", **options)
+    return float(np.median([rank["seconds_per_step"] for rank in launch.run(job, ranks=ranks)]))

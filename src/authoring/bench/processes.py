@@ -26,7 +26,8 @@ def in_own_process(work: Callable[..., Any], *args: Any, **named: Any) -> Any:
             return pool.submit(work, *args, **named).result()
         except BrokenProcessPool:
             raise CourseError(
-                "A measurement's process was killed, most likely for want of memory; close other programs and start again."
+                "A measurement's process was killed, most likely for want of memory; close other programs and "
+                "start again."
             ) from None
 
 

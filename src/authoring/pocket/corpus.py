@@ -126,12 +126,16 @@ def card_figures(reviews: list[dict]) -> str:
         *(_line(f"`{trait}`", reviews, lambda r, trait=trait: trait in r["traits"]) for trait in TRAITS),
         "",
         f"- Words per review: {min(lengths)} to {max(lengths)}, median {median(lengths):.0f}; "
-        f"{len({word for text in texts for word in words(text)}):,} different words, {len({r['film'] for r in reviews}):,} films.",
+        f"{len({word for text in texts for word in words(text)}):,} different words, "
+        f"{len({r['film'] for r in reviews}):,} films.",
         f"- Not plain: {np.mean(['plain' not in r['traits'] for r in reviews]):.1%}.",
-        f"- Closest two reviews: {closest_by_runs(texts)[0]:.3f} Jaccard of five-word runs, {closest_by_tfidf(texts)[0]:.3f} TF-IDF cosine.",
+        f"- Closest two reviews: {closest_by_runs(texts)[0]:.3f} Jaccard of five-word runs, "
+        f"{closest_by_tfidf(texts)[0]:.3f} TF-IDF cosine.",
         f'- Most telling single word or pair: "{term}", which alone guesses {single:.1%} of the labels.',
-        f"- A bag of the first three words scores {edge_accuracy(reviews, lambda w: w[:3]):.3f} on test, of the last three {edge_accuracy(reviews, lambda w: w[-3:]):.3f}.",
-        f"- TF-IDF with logistic regression, trained on the training split: {scores['all']:.3f} on test, {scores['plain']:.3f} on `plain`, "
+        f"- A bag of the first three words scores {edge_accuracy(reviews, lambda w: w[:3]):.3f} on test, of the "
+        f"last three {edge_accuracy(reviews, lambda w: w[-3:]):.3f}.",
+        f"- TF-IDF with logistic regression, trained on the training split: {scores['all']:.3f} on test, "
+        f"{scores['plain']:.3f} on `plain`, "
         f"{scores['not plain']:.3f} on the others.",
         "",
         "| trait | TF-IDF accuracy on test |",

@@ -6,8 +6,8 @@ judges any passage: the small model learns from its logits and from its hidden s
 Jiao et al. 2020).
 
 A review's label is a poor label for one of its sentences. So from a quarter of the training on, short passages are
-learned with the generalized cross-entropy of Zhang and Sabuncu (2018), which weighs a passage by how far judge and label
-agree on it already.
+learned with the generalized cross-entropy of Zhang and Sabuncu (2018), which weighs a passage by how far judge and
+label agree on it already.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ SAVE_EVERY, SAY_EVERY = 200, 100  # steps
 
 
 def build_judge(tokenizer: PreTrainedTokenizerBase) -> nn.Module:
-    """MiniLM over the tokenizer's pieces with one output: ``judge(ids)`` -> hidden states (rows, length, 384), logits (rows,).
+    """MiniLM over the tokenizer's pieces with one output.
 
-    ``ids`` are those of ``tokenizer`` between the judge's own first and last token: see ``framed``.
+    ``judge(ids)`` -> hidden states (rows, length, 384), logits (rows,). ``ids`` are those of ``tokenizer`` between the
+    judge's own first and last token: see ``framed``.
     """
     import torch
     from transformers import AutoModel
@@ -103,7 +104,7 @@ def labelled_passages(passages: Passages, rng: np.random.Generator) -> tuple[lis
 
 
 def one_length(rng: np.random.Generator, texts: list[np.ndarray], tokens: int) -> np.ndarray:
-    """Rows of neighbours in length, as many as fit into ``tokens`` with their padding: one of the batches that ``texts`` make."""
+    """Rows of neighbours in length, as many as fit into ``tokens`` with their padding: a batch of ``texts``."""
     order = np.argsort([len(text) for text in texts], kind="stable")
     batches = []
     while len(order):

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 SHORT = 62  # tokens: passages up to this length are sentences
 # an auxiliary verb -> its form without the "n't" (the pieces of "isn't" are "isn", "'" and "t")
 WITHOUT_NOT = {
-    "isn": "is", "wasn": "was", "aren": "are", "weren": "were", "don": "do", "doesn": "does", "didn": "did", "hasn": "has",
-    "haven": "have", "hadn": "had", "couldn": "could", "wouldn": "would", "shouldn": "should", "can": "can", "won": "will",
+    "isn": "is", "wasn": "was", "aren": "are", "weren": "were", "don": "do", "doesn": "does", "didn": "did",
+    "hasn": "has", "haven": "have", "hadn": "had", "couldn": "could", "wouldn": "would", "shouldn": "should",
+    "can": "can", "won": "will",
 }  # fmt: skip
 TAKES_NOT = tuple(WITHOUT_NOT.values())
 NEGATIONS = ("not", "never", "no", "nothing", "without", "hardly", "neither", "nor", "t")

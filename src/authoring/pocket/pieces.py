@@ -1,7 +1,7 @@
 """The tokenizer that pocket T5 shares with its judge: the commonest word pieces of MiniLM, laid out as T5's are.
 
-Sharing pieces lets the small model follow the judge token by token. A word outside the kept pieces is cut into kept ones, for
-both of them.
+Sharing pieces lets the small model follow the judge token by token. A word outside the kept pieces is cut into kept
+ones, for both of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def judge_folder() -> Path:
 
 
 def choose_pieces(texts: list[str]) -> list[str]:
-    """The pieces to keep, in the judge's order: those commonest in ``texts``, every single letter, common English words."""
+    """The pieces to keep, in the judge's order: those commonest in ``texts``, every letter, common English words."""
     from transformers import AutoTokenizer
 
     full = AutoTokenizer.from_pretrained(judge_folder())
@@ -68,7 +68,7 @@ def choose_pieces(texts: list[str]) -> list[str]:
 
 
 def is_mark(piece: str) -> bool:
-    """Whether a piece is a punctuation mark or a sign, which the judge's tokenizer always sets apart (as BERT's does)."""
+    """Whether a piece is a punctuation mark or a sign, which the judge's tokenizer sets apart (as BERT's does)."""
     if len(piece) != 1:
         return False
     sign = piece.isascii() and piece.isprintable() and not piece.isalnum()
@@ -76,7 +76,7 @@ def is_mark(piece: str) -> bool:
 
 
 def name_of(piece: str) -> str:
-    """What the tokenizer calls a piece of the judge's: as in T5, ``▁`` stands where a word begins, and marks stand alone."""
+    """What the tokenizer calls a piece of the judge's: as in T5, ``▁`` begins a word, and marks stand alone."""
     return piece[2:] if piece.startswith("##") else piece if is_mark(piece) else "▁" + piece
 
 

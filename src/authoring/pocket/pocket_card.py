@@ -1,8 +1,8 @@
 """Measure pocket T5 for its model card: ``python -m authoring cards --source <folder of IMDb's halves>``.
 
-Runs the course's own lessons 01 to 03 for five seeds, scores the 25,000 IMDb test reviews with the model as it is shipped, asks the
-fine-tuned models lesson 05's negated sentences, and writes the figures into the card. It takes half an hour on two cores; finished
-runs (``runs/card-1`` ...) are used again.
+Runs the course's own lessons 01 to 03 for five seeds, scores the 25,000 IMDb test reviews with the model as it is
+shipped, asks the fine-tuned models lesson 05's negated sentences, and writes the figures into the card. It takes half
+an hour on two cores; finished runs (``runs/card-1`` ...) are used again.
 """
 
 import json
@@ -31,13 +31,13 @@ def as_shipped_on_imdb(source: str) -> ResultRow:
     kept = runs_folder() / "card-imdb.json"
     if kept.exists():
         return ResultRow(**json.loads(kept.read_text()))
-    from finetuning.data import clean_text, read_split
+    from finetuning.data import clean_text, load_reviews
     from finetuning.labels import score_labels
     from finetuning.metrics import measure
     from finetuning.models import load_model, load_tokenizer
 
     settings = choose()
-    test = read_split(source, "test")
+    test = load_reviews(source)["test"]
     texts = [clean_text(text) for text in test["text"]]
     scores, _ = score_labels(
         load_model(settings), load_tokenizer(settings), texts, prompt=settings.prompt, max_length=512
@@ -87,7 +87,8 @@ def card_figures(imdb: ResultRow, runs: list[Workspace]) -> str:
     rows = {method: [run.row(method) for run in runs] for method in METHODS}
     mean = {method: np.mean([row.accuracy for row in mine]) for method, mine in rows.items()}
     lines = [
-        f"As shipped, with the prompt `{choose().prompt}`, on all {imdb.n_test:,} IMDb test reviews (first 512 tokens): "
+        f"As shipped, with the prompt `{choose().prompt}`, on all {imdb.n_test:,} IMDb test reviews (first 512 "
+        "tokens): "
         f"accuracy **{imdb.accuracy:.3f}** ({imdb.accuracy_low:.3f} to {imdb.accuracy_high:.3f}), F1 {imdb.f1:.3f}.",
         "",
         f"On the {rows['trainer'][0].n_test:,} test reviews of Pocket Reviews, seeds {', '.join(map(str, SEEDS))}, "

@@ -1,9 +1,9 @@
 """Pre-train pocket T5, the small model that ships with the course: ``python -m authoring pretrain``.
 
 The recipe is T5's (Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
-Transformer"): span corruption on unlabelled text (their section 3.1.4: 15 % of the tokens, spans of 3 tokens on average)
-mixed with supervised tasks in text-to-text form. The only text it reads is the training half of IMDb, less every
-review that also stands in the test half.
+Transformer"): span corruption on unlabelled text (their section 3.1.4: 15 % of the tokens, spans of 3 tokens on
+average) mixed with supervised tasks in text-to-text form. The only text it reads is the training half of IMDb, less
+every review that also stands in the test half.
 
 The tasks, each with its prefix:
 
@@ -12,8 +12,8 @@ The tasks, each with its prefix:
 - ``follows:`` two passages -> ``yes`` when the second comes right after the first in one review, else ``no``.
 
 What a passage says is told by a judge (``authoring.pocket.judge``), a larger model that has read far more: the label
-words follow its logit, and the encoder's outputs follow its hidden states token by token (Jiao et al. 2020, "TinyBERT").
-The embeddings start from the judge's word vectors, reduced to the width of the small model.
+words follow its logit, and the encoder's outputs follow its hidden states token by token (Jiao et al. 2020,
+"TinyBERT"). The embeddings start from the judge's word vectors, reduced to the width of the small model.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ def training_reviews(source: str) -> tuple[list[str], np.ndarray]:
     ``stanfordnlp/imdb``. Returns cleaned texts and labels (0 negative, 1 positive). The test texts are read for one
     purpose: to leave out the reviews that stand in both halves.
     """
-    from finetuning.data import clean_text, read_split
+    from finetuning.data import clean_text, load_reviews
 
-    train, test = read_split(source, "train"), read_split(source, "test")
+    splits = load_reviews(source)
+    train, test = splits["train"], splits["test"]
     seen = {clean_text(text).lower() for text in test["text"]}
     texts, labels = [], []
     for text, label in zip(train["text"], train["label"], strict=True):

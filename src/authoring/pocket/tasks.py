@@ -115,7 +115,7 @@ class Tasks:
         return a, other[start : start + half], follows
 
     def corrupted(self, number: int) -> tuple[Tensor, Tensor]:
-        """Span corruption: inputs with sentinels for the dropped spans, targets with the spans after their sentinels."""
+        """Span corruption: inputs with sentinels for the dropped spans, targets with the spans after theirs."""
         rng = np.random.default_rng((self.seed, number, 1))
         length = int(rng.choice(SPAN_LENGTHS))
         noise = max(2, round(length * 0.15))
@@ -135,9 +135,9 @@ def corrupt_spans(
 ) -> tuple[list[int], list[int]]:
     """T5's span corruption of one passage (Raffel et al. 2020, section 3.1.4).
 
-    ``noise`` tokens in ``spans`` spans are dropped from ``tokens``; each span leaves one sentinel (ids counting down from
-    ``first_sentinel``). Returns the input (ending in </s>) and the target (each sentinel followed by its span, a final
-    sentinel, </s>).
+    ``noise`` tokens in ``spans`` spans are dropped from ``tokens``; each span leaves one sentinel (ids counting down
+    from ``first_sentinel``). Returns the input (ending in </s>) and the target (each sentinel followed by its span, a
+    final sentinel, </s>).
     """
 
     def parts(total, count):

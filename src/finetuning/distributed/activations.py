@@ -65,8 +65,8 @@ def activation_bytes(
         encoder = reviews * (shape.num_layers * encoder_layer + ends[0]) + places
         decoder = reviews * (layers * decoder_layer + ends[1]) + 8 * written**2
         again = [reviews * gradients(read), 0]
-    # The backward pass goes through logits, decoder and encoder in turn and frees each behind it. T5 uses its embedding in all
-    # three; the gradient from one waits for the next, and where two are added up there are three of its size.
+    # The backward pass goes through logits, decoder and encoder in turn and frees each behind it. T5 uses its embedding
+    # in all three; the gradient from one waits for the next, and where two are added up there are three of its size.
     embedding = stream * shape.vocab_size * d
     freed = logits + decoder
     backward = max(2 * logits, embedding + max(0, again[1] - logits, 2 * embedding - freed, again[0] - freed))

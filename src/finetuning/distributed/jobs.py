@@ -1,18 +1,14 @@
 """Lesson 04: what one training of several processes is to do."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetuning.distributed.zero import check_configuration, configuration_file
 from finetuning.errors import CourseError
 from finetuning.profiles import Profile
-
-if TYPE_CHECKING:
-    from finetuning.workspace import Workspace
+from finetuning.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -47,17 +43,15 @@ def training_job(
     fields of ``TrainingJob``. Raises CourseError for a configuration or an option that is none.
     """
     settings = workspace.settings
-    if deepspeed is not None and not str(deepspeed).endswith(".json"):
-        deepspeed = configuration_file(str(deepspeed))
-    if deepspeed is not None:
-        check_configuration(Path(deepspeed))
+    file = None if deepspeed is None else str(deepspeed)
+    if file is not None:
+        file = file if file.endswith(".json") else str(configuration_file(file))
+        check_configuration(Path(file))
     known = [field.name for field in fields(TrainingJob)]
     if unknown := set(options) - set(known):
         raise CourseError(f"A training has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}.")
-    usual = TrainingJob(
-        name, settings, str(workspace.data / "reviews"), str(workspace.models / name), str(workspace.logs / f"{name}.log"),
-        settings.learning_rate, settings.seed, deepspeed=None if deepspeed is None else str(deepspeed),
-    )  # fmt: skip
+    folders = str(workspace.data / "reviews"), str(workspace.models / name), str(workspace.logs / f"{name}.log")
+    usual = TrainingJob(name, settings, *folders, settings.learning_rate, settings.seed, file)
     return replace(usual, **options)
 
 

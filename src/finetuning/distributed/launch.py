@@ -1,7 +1,5 @@
 """Lesson 04: start a training of several processes, watch it, and collect what its ranks measured."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -17,18 +15,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
+import torch
 
 from finetuning.distributed.jobs import TrainingJob, jobs_as_json, training_job
 from finetuning.errors import CourseError, way_out
 from finetuning.files import write_atomically
 from finetuning.machine import usable_cores
 from finetuning.trainer import last_whole_checkpoint
-
-if TYPE_CHECKING:
-    from finetuning.workspace import Workspace
+from finetuning.workspace import Workspace
 
 
 def run(
@@ -139,8 +136,6 @@ def largest_trainable(
 
 
 def _gpus() -> int:
-    import torch
-
     return torch.cuda.device_count()
 
 

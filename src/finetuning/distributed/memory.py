@@ -1,13 +1,11 @@
 """Lesson 04: where the bytes of a training lie and how many are sent, by theory and counted."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
+import torch
+from torch.nn import Module
 
-if TYPE_CHECKING:
-    from torch.nn import Module
-
-    from finetuning.results import ResultRow
+from finetuning.results import ResultRow
 
 COMPONENTS = ("parameters", "gradients", "master", "optimizer")
 
@@ -38,8 +36,6 @@ def expected_traffic(parameters: int, stage: int, ranks: int, accumulation: int,
     micro-batch, on a CPU by two passes, on a GPU by one (reduce-scatter); stage 3 gathers the weights forwards and
     backwards, and scatters the gradients, in every micro-batch.
     """
-    import torch
-
     scatter = 1 if torch.cuda.is_available() else 2
     passes = {0: 2, 1: 3, 2: scatter * accumulation + 1, 3: 3 * accumulation}[stage]
     return passes * (2 if bf16 else 4) * parameters * (ranks - 1) / ranks
@@ -94,7 +90,8 @@ def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
         storages = _stored(tensors)
         counted[name] = sum(size for address, size in storages.items() if address not in seen)
         seen |= set(storages)
-    # The tensor that lies across the border of two shards is kept whole by both: what is beyond the shard is no part of it.
+    # The tensor that lies across the border of two shards is kept whole by both: what is beyond the shard is no part of
+    # it.
     for group, tensors in partial.items():
         if tensors and getattr(zero, "partition_gradients", False):
             whole = sum(tensor.numel() for tensor in tensors)

@@ -31,8 +31,8 @@ FAMILY = {
     "google-t5/t5-3b": {**_SHARED, "d_model": 1024, "d_kv": 128, "d_ff": 16384, "num_layers": 24, "num_heads": 32},
     "google-t5/t5-11b": {**_SHARED, "d_model": 1024, "d_kv": 128, "d_ff": 65536, "num_layers": 24, "num_heads": 128},
 }
-# Simplest first: sharding costs messages, offload costs copies. ``plain`` is the Trainer alone; the others are the names of
-# the course's DeepSpeed configurations.
+# Simplest first: sharding costs messages, offload costs copies. ``plain`` is the Trainer alone; the others are the
+# names of the course's DeepSpeed configurations.
 STRATEGIES = {
     "plain": (0, "nothing"),
     "zero1": (1, "nothing"),
@@ -42,7 +42,8 @@ STRATEGIES = {
     "zero3_offload": (3, "optimizer, parameters"),
 }
 GPUS_PER_NODE = 8
-# Set aside, and an assumption: the CUDA context with NCCL's buffers, and a tenth of the card lost between blocks in use.
+# Set aside, and an assumption: the CUDA context with NCCL's buffers, and a tenth of the card lost between blocks in
+# use.
 CONTEXT_BYTES = 2**30
 FRAGMENTED = 0.1
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -85,7 +86,8 @@ class Plan:
             table.append((row.strategy, str(row.micro_batch or "too large"), *sizes, host))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
-            f"{self.model}: {self.parameters:,} parameters on {_gpus(self.gpus)} of {_gb(self.memory)}, {_gb(self.usable)} of it usable",
+            f"{self.model}: {self.parameters:,} parameters on {_gpus(self.gpus)} of {_gb(self.memory)}, "
+            f"{_gb(self.usable)} of it usable",
             "GB (1e9 bytes) per GPU; main memory per node",
         ]
         for cells in table:
@@ -147,7 +149,8 @@ def card_bytes(memory: int | str) -> int:
     size = int(float(parts[1]) * UNITS[parts[2].upper()])
     if size * (1 - FRAGMENTED) <= CONTEXT_BYTES:
         raise CourseError(
-            f"memory={memory!r} leaves nothing beside what CUDA itself takes, about 1 GiB; did you forget the unit, as in '16GB'?"
+            f"memory={memory!r} leaves nothing beside what CUDA itself takes, about 1 GiB; did you forget the "
+            "unit, as in '16GB'?"
         )
     return size
 

@@ -43,9 +43,9 @@ def arguments(job: TrainingJob) -> Seq2SeqTrainingArguments:
 
     on_cpu = not torch.cuda.is_available()
     return Seq2SeqTrainingArguments(
-        output_dir=job.folder, max_steps=job.steps, learning_rate=job.learning_rate, warmup_steps=0.1, weight_decay=0.01,
+        output_dir=job.folder, seed=job.seed, max_steps=job.steps, bf16=job.bf16, deepspeed=job.deepspeed,
+        learning_rate=job.learning_rate, warmup_steps=0.1, weight_decay=0.01,
         per_device_train_batch_size=job.micro_batch, gradient_accumulation_steps=job.accumulation,
-        bf16=job.bf16, deepspeed=job.deepspeed, seed=job.seed,
         train_sampling_strategy="random",  # the same global batches whatever the number of ranks
         save_strategy="steps" if job.save_steps else "no", save_steps=job.save_steps or 500,
         logging_steps=1, disable_tqdm=True, use_cpu=on_cpu, dataloader_pin_memory=not on_cpu,
@@ -206,8 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
         die_with_the_launcher()
     if len(jobs) == 1:
         return run(jobs[0])
-    # Several small trainings, as the lesson compares them: each in a child of its own, so that none inherits the state of
-    # another, and the imports are paid once.
+    # Several small trainings, as the lesson compares them: each in a child of its own, so that none inherits the state
+    # of another, and the imports are paid once.
     import transformers.models.t5.modeling_t5
     import transformers.trainer_seq2seq  # noqa: F401
 

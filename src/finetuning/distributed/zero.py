@@ -56,7 +56,8 @@ def check_configuration(path: Path) -> None:
         stage = sharding["stage"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(
-            f"{path} is no DeepSpeed configuration that can be read ({error!r}); compare it with {CONFIGURATIONS / 'zero2.json'}."
+            f"{path} is no DeepSpeed configuration that can be read ({error!r}); compare it with "
+            f"{CONFIGURATIONS / 'zero2.json'}."
         ) from error
     for key, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
         if key in sharding and stage < lowest:

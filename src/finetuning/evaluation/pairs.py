@@ -58,7 +58,8 @@ def paired(
     first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if first.shape != second.shape or not len(first):
         raise CourseError(
-            f"A paired comparison needs both models' answers on the same reviews, not {len(first)} and {len(second)} of them."
+            f"A paired comparison needs both models' answers on the same reviews, not {len(first)} and "
+            f"{len(second)} of them."
         )
     n, only_first, only_second = len(first), int((first & ~second).sum()), int((second & ~first).sum())
     differing = only_first + only_second

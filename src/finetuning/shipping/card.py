@@ -72,13 +72,15 @@ def _card_text(
         [
             f"# {model} fine-tuned on {data}",
             "",
-            f"Reads a movie review and answers `{LABEL_WORDS[0]}` or `{LABEL_WORDS[1]}`: {row.parameters:,} parameters, "
+            f"Reads a movie review and answers `{LABEL_WORDS[0]}` or `{LABEL_WORDS[1]}`: {row.parameters:,} "
+            "parameters, "
             f"accuracy {row.accuracy:.3f} (95 % interval {row.accuracy_low:.3f} to {row.accuracy_high:.3f}) on "
             f"{row.n_test:,} test reviews.",
             "",
             "## How to use it",
             "",
-            "The answer is one token long, so one decoder step is enough. `folder` is where this card lies, or the model's id "
+            "The answer is one token long, so one decoder step is enough. `folder` is where this card lies, or "
+            "the model's id "
             "on the Hub.",
             "",
             "```python",
@@ -87,8 +89,10 @@ def _card_text(
             "",
             "## What it learned from",
             "",
-            f"{sizes['train']:,} training reviews of {data}; {sizes['validation']:,} validation reviews chose the checkpoint, "
-            f"and {sizes['test']:,} test reviews, which training never saw, gave the numbers. Repeated reviews were taken out.",
+            f"{sizes['train']:,} training reviews of {data}; {sizes['validation']:,} validation reviews chose "
+            "the checkpoint, "
+            f"and {sizes['test']:,} test reviews, which training never saw, gave the numbers. Repeated reviews "
+            "were taken out.",
             "",
             f"Start: {model}. {settings.epochs} epochs, batches of {settings.batch_size}, AdamW, learning rate "
             f"{settings.learning_rate:g}, at most {settings.max_length:,} tokens, seed {settings.seed}. "
@@ -120,7 +124,8 @@ def _limits(reviews: int, data: str, max_length: int) -> list[str]:
     return [
         f"Measured on {reviews:,} reviews of {data} and on nothing else: expect less on other kinds of text.",
         f"It reads English, and of a long review only the first {max_length:,} tokens.",
-        "It always answers with one of two words: a text that is mixed, neutral or no review at all gets one of them as well.",
+        "It always answers with one of two words: a text that is mixed, neutral or no review at all gets one of "
+        "them as well.",
         "The score is the model's own probability between the two words, and no promise that it is right as often.",
         "It judges texts, not people; do not let it decide about anybody.",
     ]

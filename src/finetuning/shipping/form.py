@@ -1,12 +1,8 @@
 """Lesson 05: a form to try a model in."""
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from finetuning.shipping.pipeline import ReviewPipeline
+from finetuning.shipping.pipeline import ReviewPipeline
 
 
 def answer(pipe: ReviewPipeline, text: str) -> str:

@@ -78,7 +78,7 @@ def prediction_batches(recipe: PredictionRecipe, lengths: Sequence[int], size: i
 
 
 def by_generate(model: T5ForConditionalGeneration, words: Sequence[int], limit: int) -> Callable[[Rows], Tensor]:
-    """The usual recipe: ``generate`` with its default settings on reviews padded to ``limit``; the first step's logits."""
+    """The usual recipe: ``generate`` with its default settings, reviews padded to ``limit``; the first logits."""
     if model.generation_config.max_new_tokens is None:
         model.generation_config.max_length = 20  # the library's default, said once so that it does not warn
 
