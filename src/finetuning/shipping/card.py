@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from datasets import DatasetDict
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment
 
 from finetuning.labels import LABEL_WORDS
-from finetuning.profiles import Profile, describe
-from finetuning.results import ResultRow, Results, markdown_table, name_machine, results_table
+from finetuning.profiles import ASSETS, describe
+from finetuning.results import Results, markdown_table, name_machine, results_table
 from finetuning.workspace import Workspace
 
 CARD = "README.md"
-NO_LICENCE = "No licence is stated: add the one of the model it started from."
 OPEN_MODELS = ("pocket T5", "google-t5/")  # their licence is Apache 2.0, which what is trained from them may keep
 
 
@@ -54,7 +54,14 @@ def model_card(
             EvalResult(**where, metric_type="f1", metric_value=row.f1, metric_name="F1 of the positive class"),
         ],
     )
-    text = _card_text(settings, results, row, {name: len(split) for name, split in splits.items()}, remarks)
+    others = [other for other in results.rows if other.method in ("majority", "tfidf", "as_shipped", "from_scratch")]
+    template = Environment(keep_trailing_newline=True).from_string((ASSETS / "card.md.j2").read_text(encoding="utf-8"))
+    text = template.render(
+        model=model, data=data, settings=settings, splits=splits, row=row, words=LABEL_WORDS, remarks=remarks,
+        prompt=json.dumps(settings.prompt), table=_accuracies(replace(results, rows=[row, *others])),
+        machine=name_machine(results.run["hardware"]), versions=results.run["versions"],
+        open=model.startswith(OPEN_MODELS),
+    )  # fmt: skip
     return ModelCard(f"---\n{card.to_yaml()}\n---\n\n{text}")
 
 
@@ -62,87 +69,6 @@ def _is_hub_id(place: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", place) is not None
 
 
-def _card_text(
-    settings: Profile, results: Results, row: ResultRow, sizes: dict[str, int], remarks: Sequence[str]
-) -> str:
-    model, data, run = describe(settings.model), describe(settings.reviews), results.run
-    others = [other for other in results.rows if other.method in ("majority", "tfidf", "as_shipped", "from_scratch")]
-    machine, versions = name_machine(run["hardware"]), run["versions"]
-    return "\n".join(
-        [
-            f"# {model} fine-tuned on {data}",
-            "",
-            f"Reads a movie review and answers `{LABEL_WORDS[0]}` or `{LABEL_WORDS[1]}`: {row.parameters:,} "
-            "parameters, "
-            f"accuracy {row.accuracy:.3f} (95 % interval {row.accuracy_low:.3f} to {row.accuracy_high:.3f}) on "
-            f"{row.n_test:,} test reviews.",
-            "",
-            "## How to use it",
-            "",
-            "The answer is one token long, so one decoder step is enough. `folder` is where this card lies, or "
-            "the model's id "
-            "on the Hub.",
-            "",
-            "```python",
-            _snippet(settings),
-            "```",
-            "",
-            "## What it learned from",
-            "",
-            f"{sizes['train']:,} training reviews of {data}; {sizes['validation']:,} validation reviews chose "
-            "the checkpoint, "
-            f"and {sizes['test']:,} test reviews, which training never saw, gave the numbers. Repeated reviews "
-            "were taken out.",
-            "",
-            f"Start: {model}. {settings.epochs} epochs, batches of {settings.batch_size}, AdamW, learning rate "
-            f"{settings.learning_rate:g}, at most {settings.max_length:,} tokens, seed {settings.seed}. "
-            f"{row.train_seconds:.0f} s on {machine}, with transformers {versions['transformers']} and torch "
-            f"{versions['torch']}.",
-            "",
-            "## How good it is",
-            "",
-            _accuracies(replace(results, rows=[row, *others])),
-            "",
-            "Intervals: percentile bootstrap over the test reviews. The other rows are baselines on the same reviews.",
-            *(["", *[f"- {remark}" for remark in remarks]] if remarks else []),
-            "",
-            "## Limits",
-            "",
-            *[f"- {limit}" for limit in _limits(row.n_test, data, settings.max_length)],
-            *([] if model.startswith(OPEN_MODELS) else ["", NO_LICENCE]),
-            "",
-        ]
-    )
-
-
 def _accuracies(results: Results) -> str:
     table = results_table(results)[["method", "accuracy", "95 % interval", "F1", "test reviews"]]
     return markdown_table(table.columns, table.to_numpy())
-
-
-def _limits(reviews: int, data: str, max_length: int) -> list[str]:
-    return [
-        f"Measured on {reviews:,} reviews of {data} and on nothing else: expect less on other kinds of text.",
-        f"It reads English, and of a long review only the first {max_length:,} tokens.",
-        "It always answers with one of two words: a text that is mixed, neutral or no review at all gets one of "
-        "them as well.",
-        "The score is the model's own probability between the two words, and no promise that it is right as often.",
-        "It judges texts, not people; do not let it decide about anybody.",
-    ]
-
-
-def _snippet(settings: Profile) -> str:
-    prompt, words = json.dumps(settings.prompt), ", ".join(f'"{word}"' for word in LABEL_WORDS)
-    return f"""\
-import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForSeq2SeqLM.from_pretrained(folder)
-text = {prompt}.format(text="What a quiet joy of a film.")
-inputs = tokenizer(text, truncation=True, max_length={settings.max_length}, return_tensors="pt")
-start = torch.tensor([[model.config.decoder_start_token_id]])
-words = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ({words})]
-with torch.inference_mode():
-    scores = model(**inputs, decoder_input_ids=start).logits[0, 0, words].softmax(-1)
-print(dict(zip(({words}), scores.tolist())))"""
