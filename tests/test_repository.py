@@ -355,6 +355,10 @@ def test_modules_and_functions_are_short_enough_to_be_read():
         assert [name for name, length in functions if length > 60] == [], path
 
 
+def test_what_the_lessons_import_is_small_enough_to_be_read():
+    assert sum(sizes(path)[0] for path in (ROOT / "src" / "finetuning").rglob("*.py")) <= 6000
+
+
 def test_a_finished_run_is_shown_without_loading_what_trains(measured, runs):
     """So that a second ``make run`` answers at once."""
     (runs / "pocket" / "report.html").write_text("report")

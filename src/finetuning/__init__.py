@@ -1,7 +1,8 @@
 """Fine-tuning language models, hands on: the helper package of the course.
 
-Modules are named after the steps of the lessons. Importing the package loads none of the heavy libraries; each
-module imports torch, transformers and the others where it uses them.
+Modules are named after the steps of the lessons. Importing the package loads none of the heavy libraries. What a
+command needs before it has anything to compute (``--help``, a wrong file name, a run that is done) imports torch,
+transformers and the others only inside its functions; the other modules import them at the top.
 """
 
 import os
