@@ -33,11 +33,11 @@ from finetuning.evaluation.calibration import (
 from finetuning.evaluation.pairs import (
     candidates,
     holm,
+    is_settled,
     kept_answers,
     paired,
     paired_verdict,
     reviews_needed,
-    told_apart,
 )
 from finetuning.evaluation.slices import SMALL, interval, slice_lines, slice_table, slices
 from finetuning.metrics import measure
@@ -82,9 +82,9 @@ def test_paired_interval_is_that_of_resampling_review_by_review():
     assert np.allclose((pair.low, pair.high), (low, high), atol=0.004)
 
 
-def test_told_apart_cries_wolf_no_more_often_than_it_says():
+def test_a_comparison_cries_wolf_no_more_often_than_it_says():
     rng = np.random.default_rng(1)
-    wolf = sum(told_apart(paired(*draw(rng, 400, 0.1, 0.1), resamples=1000, seed=i)) for i in range(400)) / 400
+    wolf = sum(is_settled(paired(*draw(rng, 400, 0.1, 0.1), resamples=1000, seed=i)) for i in range(400)) / 400
     assert wolf <= 0.07
 
 
@@ -109,7 +109,7 @@ def test_the_sentence_says_better_only_where_the_data_do():
     assert "equally many right" in paired_verdict("a", "b", paired(*answers(300, 40, 40, 20)))
     alike = paired(*answers(300, 0, 0, 20))
     assert "the same reviews right" in paired_verdict("a", "b", alike)
-    assert alike.p == 1 and not told_apart(alike) and reviews_needed(alike) is None
+    assert alike.p == 1 and not is_settled(alike) and reviews_needed(alike) is None
 
 
 def test_never_fewer_needed_than_there_were():

@@ -131,8 +131,8 @@ def _memory(results: Results) -> str:
 def _sharded(results: Results) -> list[ResultRow]:
     """The rows that hold counted bytes of ZeRO's stages, in their order."""
     rows = {row.method: row for row in results.rows}
-    found = [rows[method] for stage in range(4) if (method := f"deepspeed_zero{stage}") in rows]
-    return found if len(found) == 4 and all(row.bytes_per_rank for row in found) else []
+    stages = [rows[method] for stage in range(4) if (method := f"deepspeed_zero{stage}") in rows]
+    return stages if len(stages) == 4 and all(row.bytes_per_rank for row in stages) else []
 
 
 def _precision(rows: list[ResultRow]) -> str:
@@ -175,7 +175,7 @@ def lesson_seconds(run: str, lesson: str) -> float | None:
 
 def course_seconds(run: str) -> float | None:
     """How long a run took to execute all lessons; None where it did not."""
-    seconds = [found for lesson in LESSONS if (found := lesson_seconds(run, lesson)) is not None]
+    seconds = [taken for lesson in LESSONS if (taken := lesson_seconds(run, lesson)) is not None]
     return sum(seconds) if len(seconds) == len(LESSONS) else None
 
 
@@ -198,9 +198,8 @@ def _profile(profile: Profile) -> tuple[str, ...]:
 
 def _peak(rows: list[ResultRow]) -> str:
     for key, where in (("peak_device_bytes", "on the GPU"), ("peak_rss_bytes", "per process")):
-        found = [peak for row in rows if (peak := getattr(row, key))]
-        if found:
-            return f"{max(found) / 2**30:.1f} GiB {where}"
+        if peaks := [peak for row in rows if (peak := getattr(row, key))]:
+            return f"{max(peaks) / 2**30:.1f} GiB {where}"
     return MISSING
 
 

@@ -65,7 +65,7 @@ class Bench:
         self.folder = runs_folder() / "bench"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.began = time.perf_counter()
-        self.found: dict[str, Any] = {
+        self.measured: dict[str, Any] = {
             "machine": this_machine(),
             "versions": versions(),
             "model": describe(settings.model) if self.shipped else f"t5-{settings.name}'s shape, random weights",
@@ -85,8 +85,8 @@ class Bench:
 
     def keep(self, part: str, value: Any) -> None:
         """Add a part to ``bench.json`` at once, so that a run that is stopped leaves what it has."""
-        self.found[part] = value
-        write_atomically(self.folder / "bench.json", json.dumps(self.found, indent=1, default=float) + "\n")
+        self.measured[part] = value
+        write_atomically(self.folder / "bench.json", json.dumps(self.measured, indent=1, default=float) + "\n")
 
     def load(self) -> None:
         """Reviews, token ids and the label words."""
@@ -118,7 +118,7 @@ class Bench:
         if int8.has_int8():
             peaks["int8"] = matmul_peak(torch.int8, shapes)
         self.keep("peak", peaks)
-        self.say(", ".join(f"{name} peak {value / 1e9:.0f} GFLOP/s" for name, value in self.found["peak"].items()))
+        self.say(", ".join(f"{name} peak {value / 1e9:.0f} GFLOP/s" for name, value in self.measured["peak"].items()))
 
     def training(self) -> None:
         """The ladder of training, what was tried beside it, and the share of the peak."""
@@ -127,12 +127,12 @@ class Bench:
         beside = {"tried: SDPA attention": replace(ours, attention="sdpa")}
         if ours.bf16:  # not in the recipe, because the Trainer's checkpoints would not hold the copies
             beside["tried: bf16 weights, fp32 copies for AdamW"] = replace(ours, bf16=False, bf16_weights=True)
-        found = take_turns(
+        measured = take_turns(
             self.apart(time_training), ladder | beside, rounds=self.rounds,
             say=lambda line: self.say(f"training, {line}"), make_model=self.make_model, rows=self.rows,
             labels=self.labels, answers=self.answers, limit=self.limit, batches=2 if self.quick else 3,
         )  # fmt: skip
-        took = speeds(found)
+        took = speeds(measured)
         longest = sample_batches(self.lengths, BATCH, 2)[0]
         pair = [self.rows[i] for i in longest], [self.labels[i] for i in longest]
         profile = partial(
@@ -143,8 +143,8 @@ class Bench:
             {
                 "factors": factors({name: took[name] for name in ladder}),
                 "beside": factors({name: took[name] for name in ("usual recipe", *beside)})[1:],
-                "reviews_per_round": {name: len(rounds[0]["widths"]) * BATCH for name, rounds in found.items()},
-                "share_of_peak": {name: self._share_of_peak(found[name]) for name in (list(ladder)[-1], *beside)},
+                "reviews_per_round": {name: len(rounds[0]["widths"]) * BATCH for name, rounds in measured.items()},
+                "share_of_peak": {name: self._share_of_peak(measured[name]) for name in (list(ladder)[-1], *beside)},
                 "profile": {"usual recipe": profile(ladder["usual recipe"]), "ours": profile(ours)},
             },
         )
@@ -152,11 +152,15 @@ class Bench:
     def _share_of_peak(self, rounds: list[dict]) -> dict[str, Any] | None:
         """Operations per second on the wide batches, update of the weights included, over the peak of products."""
         shares = []
-        for one in rounds:
-            wide = [(width, taken) for width, taken in zip(one["widths"], one["seconds"], strict=True) if width > LONG]
+        for turn in rounds:
+            wide = [
+                (width, taken) for width, taken in zip(turn["widths"], turn["seconds"], strict=True) if width > LONG
+            ]
             if wide:
                 needed = sum(3 * BATCH * forward_flops(self.config, width, len(self.answers[0])) for width, _ in wide)
-                shares.append(needed / sum(taken for _, taken in wide) / self.found["peak"][peak_type(self.found)])
+                shares.append(
+                    needed / sum(taken for _, taken in wide) / self.measured["peak"][peak_type(self.measured)]
+                )
         return spread(shares) if shares else None
 
     def prediction(self) -> None:
@@ -174,13 +178,13 @@ class Bench:
                 load_model, replace(self.settings, model=folder, model_revision=None), dropout=SHIPPED_DROPOUT
             )
             asked = {"rows": rows, "words": self.words, "limit": self.limit}
-            found = take_turns(
+            measured = take_turns(
                 self.apart(time_prediction), ladder, rounds=self.rounds,
                 say=lambda line: self.say(f"prediction, {line}"), make_model=make_model, **asked,
             )  # fmt: skip
             shares = self.apart(profile_prediction)(make_model, ladder[last], **asked)
-        took = speeds(found)
-        first = {name: rounds[0] for name, rounds in found.items()}
+        took = speeds(measured)
+        first = {name: rounds[0] for name, rounds in measured.items()}
         usual = first["usual: generate"]
         needed = sum(forward_flops(model.config, len(row), 1) for row in rows) / count
         written = tokens_written(model, rows, self.limit, BATCH)
@@ -193,12 +197,12 @@ class Bench:
                 "reviews_per_round": count,
                 "tokens_written_by_generate": written,
                 "same_answers": {
-                    name: float(np.mean(one["logits"].argmax(1) == usual["logits"].argmax(1)))
-                    for name, one in first.items()
+                    name: float(np.mean(turn["logits"].argmax(1) == usual["logits"].argmax(1)))
+                    for name, turn in first.items()
                 },
                 "flops_per_review": {"usual": usual_needed, "without padding": needed},
-                "share_of_peak": needed * speed / self.found["peak"][peak_type(self.found)],
-                "usual_share_of_fp32_peak": usual_needed * usual_speed / self.found["peak"]["fp32"],
+                "share_of_peak": needed * speed / self.measured["peak"][peak_type(self.measured)],
+                "usual_share_of_fp32_peak": usual_needed * usual_speed / self.measured["peak"]["fp32"],
                 "ten_times_would_need": 10 * usual_speed * needed,
                 "profile": {last: shares},
             },
@@ -255,26 +259,26 @@ class Bench:
 
         model, short = self.make_model(), self.quick
         sizes = (4, 8, 16) if short else (4, 8, 16, 32)
-        found = {"reviews": fit("reviews", sizes, [seconds(model, size, 128) for size in sizes])}
+        measured = {"reviews": fit("reviews", sizes, [seconds(model, size, 128) for size in sizes])}
         sizes = (64, 128, 256) if short else (64, 128, 256, 512)
-        found["tokens"] = fit("tokens", sizes, [seconds(model, 8, size) for size in sizes])
+        measured["tokens"] = fit("tokens", sizes, [seconds(model, 8, size) for size in sizes])
         counts, taken = [], []
         for name in ("tiny", "mini") if short else SHAPES:
             torch.manual_seed(1)
             other = T5ForConditionalGeneration(T5Config(**SHAPES[name]))
             counts.append(other.num_parameters() - other.shared.weight.numel())
             taken.append(seconds(other, 4, 128 if short else 256))
-        found["parameters"] = fit("parameters outside the embedding", counts, taken)
+        measured["parameters"] = fit("parameters outside the embedding", counts, taken)
         if not short and (runs_folder() / "pocket" / "data" / "reviews").is_dir():  # else make run has not been here
             ranks = (1, 2)
-            found["ranks"] = fit("ranks", ranks, [seconds_by_ranks(count) for count in ranks])
-        self.keep("growth", found)
+            measured["ranks"] = fit("ranks", ranks, [seconds_by_ranks(count) for count in ranks])
+        self.keep("growth", measured)
 
     def data_path(self) -> None:
         """Cleaning and tokenizing reviews, and TF-IDF for comparison."""
-        found = data_path(self.splits, self.tokenizer, self.settings, quick=self.quick)
-        self.keep("data", found)
-        for name, speed in found["reviews_per_second"].items():
+        measured = data_path(self.splits, self.tokenizer, self.settings, quick=self.quick)
+        self.keep("data", measured)
+        for name, speed in measured["reviews_per_second"].items():
             self.say(f"data: {name:34} {speed:10,.0f} reviews/s")
 
     def start_up(self) -> None:
@@ -306,9 +310,9 @@ class Bench:
 
     def course(self) -> None:
         """Seconds per lesson of the last whole run on this machine, by what its cells do."""
-        found = seconds_by_kind("pocket")
-        self.keep("course", found)
-        seconds = ", ".join(f"{name} {sum(kinds.values()):.0f} s" for name, kinds in found.items())
+        measured = seconds_by_kind("pocket")
+        self.keep("course", measured)
+        seconds = ", ".join(f"{name} {sum(kinds.values()):.0f} s" for name, kinds in measured.items())
         self.say(f"course: {seconds or 'no finished run to read; make run makes one'}")
 
     def run(self) -> None:
@@ -320,9 +324,9 @@ class Bench:
         for part in parts:
             part()
         self.keep("minutes", (time.perf_counter() - self.began) / 60)
-        text = table(self.found)
+        text = table(self.measured)
         write_atomically(self.folder / "bench.md", text)
-        figures(self.found, self.folder)
+        figures(self.measured, self.folder)
         print(text)
 
 

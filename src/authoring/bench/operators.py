@@ -34,10 +34,10 @@ def operator_profile(work: Callable[[], Any]) -> dict[str, float]:
     """Where the time of ``work`` goes: a dict of class of operators -> share, the largest first."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CPU]) as measured:
         work()
     shares: dict[str, float] = {}
-    for event in found.key_averages():
+    for event in measured.key_averages():
         name = event.key.split("::")[-1].lower()
         kind = next((kind for kind, pattern in OPERATIONS if re.search(pattern, name)), "the rest")
         shares[kind] = shares.get(kind, 0.0) + event.self_cpu_time_total

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 LONG = 200  # tokens; the share of the peak is stated for batches wider than this
 
 
-def peak_type(found: dict) -> str:
+def peak_type(measured: dict) -> str:
     """The type whose peak counts: bf16, or fp32 on a machine that is not fast at bf16."""
-    return "bf16" if "bf16" in found["peak"] else "fp32"
+    return "bf16" if "bf16" in measured["peak"] else "fp32"
 
 
 def _ladder(rows: list[dict]) -> str:
@@ -46,34 +46,34 @@ def _shares(profiles: dict[str, dict[str, float]]) -> list[str]:
     return lines
 
 
-def table(found: dict) -> str:
+def table(measured: dict) -> str:
     """Everything that was measured, as Markdown."""
-    lines = [*_head(found), "", *_training(found), "", *_prediction(found)]
-    if accuracy := found.get("accuracy"):
+    lines = [*_head(measured), "", *_training(measured), "", *_prediction(measured)]
+    if accuracy := measured.get("accuracy"):
         lines += ["", *_accuracy(accuracy)]
-    lines += ["", *_growth(found["growth"]), "", *_data(found["data"]), "", *_start_up(found["start_up"])]
-    if course := found["course"]:
+    lines += ["", *_growth(measured["growth"]), "", *_data(measured["data"]), "", *_start_up(measured["start_up"])]
+    if course := measured["course"]:
         lines += ["", *_course(course)]
-    return "\n".join(lines) + f"\n\nThe bench took {found['minutes']:.0f} minutes.\n"
+    return "\n".join(lines) + f"\n\nThe bench took {measured['minutes']:.0f} minutes.\n"
 
 
-def _head(found: dict) -> list[str]:
-    machine = found["machine"]
-    kept = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    peaks = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in found["peak"].items())
+def _head(measured: dict) -> list[str]:
+    machine = measured["machine"]
+    kept = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    peaks = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in measured["peak"].items())
     return [
         "# Speed, measured side by side",
         "",
-        f"{found['model']}, on {found['reviews']} cut at {found['limit']} tokens; "
+        f"{measured['model']}, on {measured['reviews']} cut at {measured['limit']} tokens; "
         f"{machine['gpu'] or machine['processor']}, "
-        f"{machine['cores']} cores, {machine['system']}; {kept}. Medians of {found['rounds']} rounds, seed "
-        f"{found['seed']}. "
+        f"{machine['cores']} cores, {machine['system']}; {kept}. Medians of {measured['rounds']} rounds, seed "
+        f"{measured['seed']}. "
         f"Peak of matrix products: {peaks}.",
     ]
 
 
-def _training(found: dict) -> list[str]:
-    training = found["training"]
+def _training(measured: dict) -> list[str]:
+    training = measured["training"]
     lines = ["## Training", _ladder([*training["factors"], *training["beside"]]), ""]
     shares = [
         f"{name} {share['median']:.0%} ({share['low']:.0%}-{share['high']:.0%})"
@@ -82,12 +82,12 @@ def _training(found: dict) -> list[str]:
     ]
     if shares:
         wide = f"on batches over {LONG} tokens, padding counted"
-        lines += [f"Share of the {peak_type(found)} peak {wide}: {', '.join(shares)}.", ""]
+        lines += [f"Share of the {peak_type(measured)} peak {wide}: {', '.join(shares)}.", ""]
     return lines + _shares(training["profile"])
 
 
-def _prediction(found: dict) -> list[str]:
-    prediction = found["prediction"]
+def _prediction(measured: dict) -> list[str]:
+    prediction = measured["prediction"]
     same = ", ".join(f"{name} {share:.0%}" for name, share in prediction["same_answers"].items())
     return [
         "## Prediction",
@@ -95,7 +95,7 @@ def _prediction(found: dict) -> list[str]:
         "",
         f"`generate` wrote {prediction['tokens_written_by_generate']:.1f} tokens per review. Answers as the "
         "usual way gives "
-        f"them: {same}. The last way computes at {prediction['share_of_peak']:.0%} of the {peak_type(found)} "
+        f"them: {same}. The last way computes at {prediction['share_of_peak']:.0%} of the {peak_type(measured)} "
         "peak, counted as "
         "the unpacked model would.",
         f"The usual way computes at {prediction['usual_share_of_fp32_peak']:.0%} of the fp32 peak. Ten times its "
@@ -154,17 +154,17 @@ def _course(course: dict[str, dict[str, float]]) -> list[str]:
     return ["## The headless course", markdown_table(("lesson", "seconds", *kinds), rows)]
 
 
-def figures(found: dict, folder: Path) -> None:
+def figures(measured: dict, folder: Path) -> None:
     """The waterfalls and the growth curves as PNG and SVG."""
     import matplotlib
 
     matplotlib.use("Agg")
 
     for part in ("training", "prediction"):
-        fig = plots.plot_factors(found[part]["factors"], f"Where the speed of {part} comes from")
+        fig = plots.plot_factors(measured[part]["factors"], f"Where the speed of {part} comes from")
         for kind in ("png", "svg"):
             fig.savefig(folder / f"{part}.{kind}")
-    fig = plot_growth(found["growth"])
+    fig = plot_growth(measured["growth"])
     for kind in ("png", "svg"):
         fig.savefig(folder / f"growth.{kind}")
 

@@ -43,7 +43,7 @@ def seconds_by_kind(run: str) -> dict[str, dict[str, float]]:
 
     A dict of lesson -> kind -> seconds ({} without such a run).
     """
-    found: dict[str, dict[str, float]] = {}
+    measured: dict[str, dict[str, float]] = {}
     for lesson in LESSONS:
         executed = executed_copy(run, lesson)
         if not execution_mark(executed):
@@ -55,5 +55,5 @@ def seconds_by_kind(run: str) -> dict[str, dict[str, float]]:
             kinds[kind] += (cell["metadata"].get("papermill") or {}).get("duration") or 0.0
         whole = executed["metadata"]["papermill"]["duration"]
         kinds["kernel start and saving"] = max(0.0, whole - sum(kinds.values()))
-        found[lesson] = kinds
-    return found
+        measured[lesson] = kinds
+    return measured

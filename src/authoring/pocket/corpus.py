@@ -45,8 +45,8 @@ def closest_by_runs(texts: list[str], length: int = 5) -> tuple[float, int, int]
     """The largest Jaccard overlap of word runs between two texts: (overlap, row, row)."""
     runs = [runs_of_words(text, length) for text in texts]
     holders = defaultdict(list)
-    for row, mine in enumerate(runs):
-        for run in mine:
+    for row, runs_of_text in enumerate(runs):
+        for run in runs_of_text:
             holders[run].append(row)
     pairs = {(a, b) for rows in holders.values() for i, a in enumerate(rows) for b in rows[i + 1 :]}
     return max(((len(runs[a] & runs[b]) / len(runs[a] | runs[b]), a, b) for a, b in pairs), default=(0.0, 0, 0))
@@ -91,8 +91,8 @@ def edge_accuracy(reviews: list[dict], pick: Callable[[list[str]], list[str]]) -
     from sklearn.pipeline import make_pipeline
 
     rows = {split: [r for r in reviews if r["split"] == split] for split in ("train", "test")}
-    texts = {split: [" ".join(pick(words(r["text"]))) for r in mine] for split, mine in rows.items()}
-    labels = {split: [r["label"] for r in mine] for split, mine in rows.items()}
+    texts = {split: [" ".join(pick(words(r["text"]))) for r in part] for split, part in rows.items()}
+    labels = {split: [r["label"] for r in part] for split, part in rows.items()}
     model = make_pipeline(CountVectorizer(token_pattern=r"[a-z0-9']+"), LogisticRegression(max_iter=1000))
     return float(model.fit(texts["train"], labels["train"]).score(texts["test"], labels["test"]))
 

@@ -85,7 +85,7 @@ def card_figures(imdb: ResultRow, runs: list[Workspace]) -> str:
 
     machine = this_machine()
     rows = {method: [run.row(method) for run in runs] for method in METHODS}
-    mean = {method: np.mean([row.accuracy for row in mine]) for method, mine in rows.items()}
+    mean = {method: np.mean([row.accuracy for row in of_seeds]) for method, of_seeds in rows.items()}
     lines = [
         f"As shipped, with the prompt `{choose().prompt}`, on all {imdb.n_test:,} IMDb test reviews (first 512 "
         "tokens): "
@@ -97,9 +97,9 @@ def card_figures(imdb: ResultRow, runs: list[Workspace]) -> str:
         "| method | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | mean | training |",
         "|---|" + "---|" * (len(SEEDS) + 2),
     ]
-    for method, mine in rows.items():
-        cells = " | ".join(f"{r.accuracy:.3f} ({r.accuracy_low:.3f} to {r.accuracy_high:.3f})" for r in mine)
-        seconds = [row.train_seconds for row in mine if row.train_seconds is not None]
+    for method, of_seeds in rows.items():
+        cells = " | ".join(f"{r.accuracy:.3f} ({r.accuracy_low:.3f} to {r.accuracy_high:.3f})" for r in of_seeds)
+        seconds = [row.train_seconds for row in of_seeds if row.train_seconds is not None]
         training = f"{np.mean(seconds):.1f} s" if seconds else "none"
         lines.append(f"| {method} | {cells} | {mean[method]:.3f} | {training} |")
     pairs = []
@@ -115,8 +115,8 @@ def card_figures(imdb: ResultRow, runs: list[Workspace]) -> str:
     lines.append(f"- McNemar's test, fine-tuned against tfidf: p at most {max(pairs):.1g} in the {len(pairs)} seeds.")
     failed = [failures(run) for run in runs]
     for name in failed[0]:
-        together = np.concatenate([mine[name] for mine in failed])
-        shares = ", ".join(f"{mine[name].mean():.0%}" for mine in failed)
+        together = np.concatenate([of_seed[name] for of_seed in failed])
+        shares = ", ".join(f"{of_seed[name].mean():.0%}" for of_seed in failed)
         lines.append(
             f'- Fails the test "{name}" in {together.mean():.1%} of {len(failed[0][name])} pairs (seeds: {shares}).'
         )

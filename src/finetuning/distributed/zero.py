@@ -1,4 +1,4 @@
-"""Lesson 04: DeepSpeed's configurations, and where the bytes of a training lie: by theory and counted."""
+"""Lesson 04: DeepSpeed imported without a compiler, its configurations, and its Adam for the CPU."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def paired(
     return PairedComparison(n, only_first, only_second, p, (only_first - only_second) / n, float(low), float(high))
 
 
-def told_apart(pair: PairedComparison) -> bool:
+def is_settled(pair: PairedComparison) -> bool:
     """Whether the data settle who is better: McNemar's p under ALPHA, and an interval without zero."""
     return pair.p < ALPHA and not pair.low <= 0 <= pair.high
 
@@ -92,7 +92,7 @@ def reviews_needed(pair: PairedComparison) -> int | None:
 def paired_verdict(first: str, second: str, pair: PairedComparison) -> str:
     """One sentence on two methods (names): who is better where the data say so, else how many reviews it would take."""
     size = f"{100 * abs(pair.difference):.1f} points"
-    if told_apart(pair):
+    if is_settled(pair):
         better, worse = (first, second) if pair.difference > 0 else (second, first)
         low, high = sorted((abs(100 * pair.low), abs(100 * pair.high)))
         return f"{better} is better than {worse}: by {size} ({low:.1f} to {high:.1f}), p = {pair.p:.2g}."
@@ -128,5 +128,5 @@ def candidates(rows: Sequence[ResultRow], right: dict[str, np.ndarray]) -> list[
     """
     named = {row.method: row for row in rows if row.method in right}
     best = max(named, key=lambda method: named[method].accuracy)
-    equal = [method for method in named if method == best or not told_apart(paired(right[best], right[method]))]
+    equal = [method for method in named if method == best or not is_settled(paired(right[best], right[method]))]
     return sorted(equal, key=lambda method: -(named[method].predict_reviews_per_second or 0))
