@@ -6,10 +6,11 @@ import matplotlib
 import numpy as np
 from conftest import ROOT
 
-from authoring.figures import draw
+from authoring.figures import draw, zero_stages
 from authoring.readme import PICTURE
 from finetuning import plots
 from finetuning.results import ResultRow
+from finetuning.trainer import COIN_TOSS
 
 matplotlib.use("agg")
 
@@ -41,6 +42,32 @@ def test_every_plot_has_labelled_axes():
         assert fig.get_suptitle()
         for ax in fig.axes:
             assert ax.get_xlabel(), fig.get_suptitle()
+
+
+def test_a_learning_curve_has_no_band_where_there_is_one_sample():
+    scores = np.array([[0.6, 0.7], [0.7, 0.8], [0.75, 0.75]])
+    band = plots.plot_learning_curve([10, 20, 40], scores, 0.5).axes[0].collections[0]
+    ends = band.get_paths()[0].vertices
+    assert ends[:, 0].max() == 20 and ends[:, 1].max() == 0.8
+
+
+def test_the_chart_of_a_training_shows_the_part_that_matters():
+    first_steps = [{"loss": 9.0, "epoch": 0.1}, {"loss": 0.5, "epoch": 0.9}]
+    log = [*first_steps, {"eval_loss": 0.6, "eval_accuracy": 0.5, "epoch": 1.0}]
+    left = plots.plot_training({"random weights": log}).axes[0]
+    assert 0.6 < left.get_ylim()[1] < 1
+    assert any(set(line.get_ydata()) == {COIN_TOSS} for line in left.lines)
+
+
+def test_each_part_of_the_memory_has_one_colour_in_figure_and_chart():
+    figure = zero_stages().axes[0]
+    chart = plots.plot_rank_memory({"bf16": {"0": dict.fromkeys(plots.PARTS, 1)}}).axes[0]
+    bars, names = chart.get_legend_handles_labels()
+    drawn = {name: bar[0].get_facecolor() for name, bar in zip(names, bars, strict=True)}
+    for part in ("parameters", "gradients", "master copy", "moments"):
+        (left,) = (text.get_position()[0] for text in figure.texts if text.get_text() == part)
+        (mark,) = (patch for patch in figure.patches if np.allclose(patch.get_xy(), (left - 0.38, 0.25)))
+        assert mark.get_facecolor() == drawn[part], part
 
 
 def test_the_family_plot_labels_each_way_beside_its_line():

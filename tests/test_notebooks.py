@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import symtable
 import sys
 
 import nbformat
@@ -117,6 +118,27 @@ def test_prose_holds_no_measured_number(lesson):
         if cell.cell_type == "markdown":
             text = re.sub(r"\(https?://[^)]*\)", "", cell.source)
             assert not re.search(r"\b0\.\d+|\d+(\.\d+)? ?%(?! of (a|these|its))(?<!95 %)", text), cell.source
+
+
+def names_of(table, used=False):
+    """The names to which a cell itself gives a value; or, ``used``, those of the kernel that it reads."""
+    if not used:
+        return {name.get_name() for name in table.get_symbols() if name.is_assigned()}
+    inner = {name for child in table.get_children() for name in names_of(child, used=True)}
+    at_top = table.get_type() == "module"
+    return inner | {
+        name.get_name() for name in table.get_symbols() if name.is_referenced() and (at_top or name.is_global())
+    }
+
+
+def test_no_later_cell_overwrites_a_number_of_the_summary(lesson):
+    """What the summary reads was given its value in one cell, so that it is what its name says."""
+    path, notebook = lesson
+    tables = {cell.id: symtable.symtable(cell.source, cell.id, "exec") for cell in code_cells(notebook)}
+    for summary in (table for cell, table in tables.items() if cell.endswith("-close-numbers")):
+        for name in names_of(summary, used=True) - names_of(summary):
+            cells = [cell for cell, table in tables.items() if name in names_of(table)]
+            assert len(cells) <= 1, f"{path.stem}: {name} is assigned in {', '.join(cells)}"
 
 
 def test_a_lesson_that_imports_from_the_workshop_is_refused(lesson):

@@ -2,18 +2,22 @@
 
 import json
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainingArguments, set_seed
 
 from finetuning.errors import CourseError
 from finetuning.files import seal
 from finetuning.labels import label_ids, score_labels
+from finetuning.metrics import bootstrap_interval
 from finetuning.models import load_model, load_tokenizer, parameter_table, save_model
 from finetuning.profiles import choose
 from finetuning.trainer import (
+    COIN_TOSS,
     curves,
     first_step_logits,
     label_accuracy,
@@ -152,6 +156,34 @@ def test_models_that_cannot_be_had_get_a_sentence(tmp_path, tiny_model):
     torch.save(load_model(choose(base_model=str(tiny_model))).state_dict(), unsafe / "pytorch_model.bin")
     with pytest.raises(CourseError, match="holds no whole model"):
         load_model(choose(base_model=str(unsafe)))
+
+
+def test_who_is_sure_of_the_end_and_tosses_a_coin_for_the_word_pays_half_of_ln_2():
+    logits = torch.full((1, 2, 8), -50.0)
+    logits[0, 0, [3, 4]] = 0.0
+    logits[0, 1, 1] = 0.0
+    assert np.isclose(label_token_loss({"logits": logits}, torch.tensor([[3, 1]])).item(), COIN_TOSS)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "kept", "near"),
+    [
+        ([0.80, 0.86, 0.85], "kept: epoch 2, 0.860", "epoch 3; the choice is noise"),
+        ([0.55, 0.90, 0.70], "kept: epoch 2, 0.900", "no other epoch comes into that interval"),
+        ([0.80, 0.80, 0.60], "kept: epoch 1, 0.800", "epoch 2; the choice is noise"),  # as the Trainer: the first
+        ([0.80, 0.81, 0.82], "kept: epoch 3, 0.820", "epoch 1, 2; the choice is noise"),
+    ],
+)
+def test_lesson_03_says_whether_the_kept_epoch_was_a_choice_or_noise(accuracies, kept, near, capsys):
+    cells = nbformat.read(ROOT / "notebooks" / "03_finetune_with_trainer.ipynb", as_version=4).cells
+    log = [{"epoch": i, "eval_accuracy": value} for i, value in enumerate(accuracies, 1)]
+    given = {"np": np, "curves": curves, "bootstrap_interval": bootstrap_interval, "seed": 1, "history": log}
+    exec(
+        next(cell.source for cell in cells if cell.id == "03-curves-choice"),
+        {**given, "data": {"validation": range(200)}},
+    )
+    said = capsys.readouterr().out
+    assert kept in said and near in said
 
 
 def test_curves_are_read_from_the_log():

@@ -184,7 +184,12 @@ def zero_stages() -> Figure:
     """
     fig, ax = _canvas(10, 5.6)
     ranks, unit = 4, 0.25
-    parts = (("parameters", 2, BLUE, 3), ("gradients", 2, ORANGE, 2), ("optimizer state", 12, GREEN, 1))
+    parts = (
+        ("parameters", 2, BLUE, 3),
+        ("gradients", 2, ORANGE, 2),
+        ("master copy", 4, PURPLE, 1),
+        ("moments", 8, GREEN, 1),
+    )
     for stage in range(4):
         left, top = 0.3 + stage % 2 * 5.0, 4.9 - stage // 2 * 2.3
         held = sum(size / ranks if stage >= first else size for _, size, _, first in parts)
@@ -199,7 +204,8 @@ def zero_stages() -> Figure:
                 ax.add_patch(_bar(x + (rank * share if stage >= first else 0), y, share, colour, 0.28))
                 x += width
             ax.text(x + 0.08, y + 0.06, f"rank {rank}", fontsize=10.5, color=GREY)
-    legend = (("parameters", 0.3, BLUE), ("gradients", 1.9, ORANGE), ("optimizer state, fp32 master", 3.4, GREEN))
+    lefts = (0.3, 1.9, 3.4, 5.2)
+    legend = [(name, left, colour) for (name, _, colour, _), left in zip(parts, lefts, strict=True)]
     for name, left, colour in (*legend, ("on another rank", 6.8, PALE)):
         ax.add_patch(_bar(left, 0.25, 0.3, colour, edge="#B0B0B0" if colour == PALE else PAPER))
         ax.text(left + 0.38, 0.27, name, fontsize=12, color=INK)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from finetuning.results import ResultRow
-from finetuning.trainer import curves
+from finetuning.trainer import COIN_TOSS, curves
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
@@ -19,6 +19,14 @@ STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "grid.color": "#E6E6E6",
 }  # fmt: skip
+# What a rank holds: one colour for each part, in the charts as in the figures of ``img/``.
+PARTS = {
+    "parameters": ("parameters", BLUE),
+    "gradients": ("gradients", ORANGE),
+    "master": ("master copy", PURPLE),
+    "optimizer": ("moments", GREEN),
+    "buffers": ("buffers", GREY),
+}
 
 
 def figure(title: str, *, width: float = 8.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
@@ -92,9 +100,13 @@ def plot_confusion(matrix: np.ndarray, words: Sequence[str], title: str) -> Figu
 
 
 def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> Figure:
-    """Accuracy against the number of training reviews (log scale), mean and range over the repeats."""
+    """Accuracy against the number of training reviews (log scale), mean and range over the repeats.
+
+    ``scores``: shape (sizes, repeats). Where all repeats gave one score (all reviews make one sample) no band is drawn.
+    """
     fig, ax = figure("More training reviews, better bag of words")
-    ax.fill_between(sizes, scores.min(axis=1), scores.max(axis=1), color=BLUE, alpha=0.2, label="range over samples")
+    low, high = scores.min(axis=1), scores.max(axis=1)
+    ax.fill_between(sizes, low, high, where=high > low, color=BLUE, alpha=0.2, label="range over samples")
     ax.plot(sizes, scores.mean(axis=1), marker="o", color=BLUE, label="mean")
     ax.axhline(floor, color=GREY, linestyle=":", linewidth=2, label="majority class")
     ax.set_xscale("log")
@@ -106,14 +118,21 @@ def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> F
 
 
 def plot_training(runs: dict[str, list[dict]]) -> Figure:
-    """Loss and validation accuracy by epoch. ``runs``: dict of name -> the Trainer's log history."""
+    """Loss and validation accuracy by epoch. ``runs``: dict of name -> the Trainer's log history.
+
+    The axis of the loss ends a little over the highest validation loss: from random weights the first steps cost many
+    times as much, and would press all that matters into one line at the bottom.
+    """
     fig, (left, right) = figure("Training", width=11, columns=2)
+    top = COIN_TOSS
     for colour, (name, history) in zip(COLOURS, runs.items(), strict=False):
         measured = curves(history)
         left.plot(*measured["loss"], color=colour, label=f"{name}: training")
         left.plot(*measured["eval_loss"], color=colour, linestyle="--", marker="o", label=f"{name}: validation")
         right.plot(*measured["eval_accuracy"], color=colour, marker="o", label=name)
-    left.set(xlabel="epoch", ylabel="cross-entropy per label token", ylim=(0, None))
+        top = max(top, *measured["eval_loss"][1])
+    left.axhline(COIN_TOSS, color=GREY, linestyle=":", linewidth=2, label="a coin toss: ln 2 / 2")
+    left.set(xlabel="epoch", ylabel="cross-entropy per label token", ylim=(0, 1.25 * top))
     right.set(xlabel="epoch", ylabel="accuracy on validation")
     for ax in (left, right):
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -128,7 +147,9 @@ def plot_results(rows: Sequence[ResultRow]) -> Figure:
         ax.plot([row.accuracy_low, row.accuracy_high], [i, i], color=BLUE, linewidth=3)
         ax.plot(row.accuracy, i, "o", color=BLUE, markersize=9)
         ax.text(row.accuracy_high, i, f"  {row.accuracy:.3f}", va="center")
-    ax.set(xlabel="accuracy", yticks=range(len(rows)), yticklabels=[row.method for row in rows], xlim=(0.4, 1.05))
+    lowest = min(row.accuracy_low for row in rows)
+    ax.set(xlabel="accuracy", yticks=range(len(rows)), yticklabels=[row.method for row in rows])
+    ax.set_xlim(min(0.4, lowest - 0.05), 1.05)
     ax.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top, none cut at the edge
     return fig
 
@@ -152,9 +173,9 @@ def plot_rank_memory(counted: dict[str, dict[str, dict[str, int]]], title: str =
     top = max(sum(parts.values()) for stages in counted.values() for parts in stages.values()) / 2**20
     for ax, (group, stages) in zip(np.atleast_1d(axes), counted.items(), strict=True):
         floor = np.zeros(len(stages))
-        for colour, part in zip(COLOURS, ("parameters", "gradients", "master", "optimizer", "buffers"), strict=True):
+        for part, (name, colour) in PARTS.items():
             heights = np.array([parts.get(part, 0) for parts in stages.values()]) / 2**20
-            ax.bar(list(stages), heights, bottom=floor, color=colour, label=part, width=0.7)
+            ax.bar(list(stages), heights, bottom=floor, color=colour, label=name, width=0.7)
             floor += heights
         for i, height in enumerate(floor):
             ax.text(i, height, f"{height:.3g}", ha="center", va="bottom")

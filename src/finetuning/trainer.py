@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+# A label is two tokens, its word and the end. Who is sure of the end and tosses a coin for the word pays ln 2 for both.
+COIN_TOSS = float(np.log(2) / 2)
+
 
 def label_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """Cross-entropy summed over the label tokens and divided by their number in the whole batch.
@@ -125,7 +128,7 @@ def keep_checkpoints() -> TrainerCallback:
 
 
 def stop_after(epochs: float) -> TrainerCallback:
-    """A callback that ends training after so many epochs, as if the power had failed then."""
+    """A callback that ends training after so many epochs, with a checkpoint, as if the power had failed then."""
     from transformers import TrainerCallback
 
     class Stop(TrainerCallback):
