@@ -123,7 +123,7 @@ def plot_training(runs: dict[str, list[dict]]) -> Figure:
     The axis of the loss ends a little over the highest validation loss: from random weights the first steps cost many
     times as much, and would press all that matters into one line at the bottom.
     """
-    fig, (left, right) = figure("Training", width=11, columns=2)
+    fig, (left, right) = figure("Training", width=11, height=4.8, columns=2)
     top = COIN_TOSS
     for colour, (name, history) in zip(COLOURS, runs.items(), strict=False):
         measured = curves(history)
@@ -136,7 +136,7 @@ def plot_training(runs: dict[str, list[dict]]) -> Figure:
     right.set(xlabel="epoch", ylabel="accuracy on validation")
     for ax in (left, right):
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend(fontsize=10)
+        ax.legend(fontsize=10, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return fig
 
 
