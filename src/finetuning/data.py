@@ -129,8 +129,7 @@ def _check_classes(split: Dataset, where: str, needed: int) -> None:
     if counts.min() < needed:
         raise CourseError(
             f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; at least {needed} of each are "
-            "needed "
-            "to learn from, to choose by and to measure on."
+            "needed to learn from, to choose by and to measure on."
         )
 
 

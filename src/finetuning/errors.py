@@ -35,8 +35,7 @@ SYMPTOMS = (
         r"out of memory|OutOfMemoryError|can't allocate memory|MemoryError|bad_alloc|signal 9|SIGKILL"
         r"|Cannot allocate memory",
         training="it ran out of memory or was killed; take a smaller micro_batch with more accumulation, a "
-        "higher ZeRO stage, "
-        "offload, or limit=",
+        "higher ZeRO stage, offload, or limit=",
         lesson="the memory is full; set LIMIT= or choose a smaller profile, or a smaller batch_size in profiles.py",
     ),
     Symptom(
@@ -118,9 +117,8 @@ def hub_error(what: str, place: str, error: BaseException, *, instead: str) -> C
         why = "it is made by a script, which is not run: take one that holds CSV, JSON Lines or Parquet files"
     else:
         why = (
-            f"the Hub could not be reached or the download broke off ({type(error).__name__}): check the network "
-            "and try "
-            "again, files that came whole are kept; or set HF_HUB_OFFLINE=1 when it is cached"
+            f"the Hub could not be reached or the download broke off ({type(error).__name__}): check the network and "
+            "try again, files that came whole are kept; or set HF_HUB_OFFLINE=1 when it is cached"
         )
     return CourseError(
         f"The {what} {place} could not be loaded from the Hub: {why}. "

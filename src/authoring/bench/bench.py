@@ -283,15 +283,8 @@ class Bench:
 
     def start_up(self) -> None:
         """Seconds of imports in fresh processes, of a kernel's start, and to the first training step."""
-        names = (
-            "torch",
-            "transformers.trainer",
-            "deepspeed",
-            "evaluate",
-            "datasets",
-            "sklearn.linear_model",
-            "finetuning",
-        )
+        libraries = ("torch", "transformers.trainer", "deepspeed", "evaluate", "datasets", "sklearn.linear_model")
+        names = (*libraries, "finetuning")
         first_step = (
             "from finetuning.profiles import choose\nfrom finetuning.models import load_model\n"
             "from finetuning.speed.recipes import Training, training_recipes\n"

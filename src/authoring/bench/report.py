@@ -65,10 +65,8 @@ def _head(measured: dict) -> list[str]:
         "# Speed, measured side by side",
         "",
         f"{measured['model']}, on {measured['reviews']} cut at {measured['limit']} tokens; "
-        f"{machine['gpu'] or machine['processor']}, "
-        f"{machine['cores']} cores, {machine['system']}; {kept}. Medians of {measured['rounds']} rounds, seed "
-        f"{measured['seed']}. "
-        f"Peak of matrix products: {peaks}.",
+        f"{machine['gpu'] or machine['processor']}, {machine['cores']} cores, {machine['system']}; {kept}. Medians of "
+        f"{measured['rounds']} rounds, seed {measured['seed']}. Peak of matrix products: {peaks}.",
     ]
 
 
@@ -93,14 +91,11 @@ def _prediction(measured: dict) -> list[str]:
         "## Prediction",
         _ladder(prediction["factors"]),
         "",
-        f"`generate` wrote {prediction['tokens_written_by_generate']:.1f} tokens per review. Answers as the "
-        "usual way gives "
-        f"them: {same}. The last way computes at {prediction['share_of_peak']:.0%} of the {peak_type(measured)} "
-        "peak, counted as "
-        "the unpacked model would.",
+        f"`generate` wrote {prediction['tokens_written_by_generate']:.1f} tokens per review. Answers as the usual way "
+        f"gives them: {same}. The last way computes at {prediction['share_of_peak']:.0%} of the {peak_type(measured)} "
+        "peak, counted as the unpacked model would.",
         f"The usual way computes at {prediction['usual_share_of_fp32_peak']:.0%} of the fp32 peak. Ten times its "
-        "speed, "
-        f"without padding, would need {prediction['ten_times_would_need'] / 1e9:.0f} GFLOP/s.",
+        f"speed, without padding, would need {prediction['ten_times_would_need'] / 1e9:.0f} GFLOP/s.",
         *_shares(prediction["profile"]),
     ]
 
@@ -109,11 +104,9 @@ def _accuracy(accuracy: dict) -> list[str]:
     return [
         "## Accuracy",
         f"{accuracy['model']} fine-tuned on Pocket Reviews, {accuracy['n_test']} test reviews, mean of "
-        f"{accuracy['seeds']} "
-        f"seeds: usual recipe {accuracy['usual']:.4f}, ours {accuracy['ours']:.4f}, difference "
+        f"{accuracy['seeds']} seeds: usual recipe {accuracy['usual']:.4f}, ours {accuracy['ours']:.4f}, difference "
         f"{accuracy['ours_minus_usual']:+.4f} (standard error {accuracy['standard_error']:.4f}, paired by seed); "
-        "predicted in "
-        f"8 bits {accuracy['int8']:.4f}, {accuracy['same_answers_int8']:.2%} of the answers as before.",
+        f"predicted in 8 bits {accuracy['int8']:.4f}, {accuracy['same_answers_int8']:.2%} of the answers as before.",
     ]
 
 

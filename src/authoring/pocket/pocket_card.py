@@ -88,8 +88,8 @@ def card_figures(imdb: ResultRow, runs: list[Workspace]) -> str:
     mean = {method: np.mean([row.accuracy for row in of_seeds]) for method, of_seeds in rows.items()}
     lines = [
         f"As shipped, with the prompt `{choose().prompt}`, on all {imdb.n_test:,} IMDb test reviews (first 512 "
-        "tokens): "
-        f"accuracy **{imdb.accuracy:.3f}** ({imdb.accuracy_low:.3f} to {imdb.accuracy_high:.3f}), F1 {imdb.f1:.3f}.",
+        f"tokens): accuracy **{imdb.accuracy:.3f}** ({imdb.accuracy_low:.3f} to {imdb.accuracy_high:.3f}), F1 "
+        f"{imdb.f1:.3f}.",
         "",
         f"On the {rows['trainer'][0].n_test:,} test reviews of Pocket Reviews, seeds {', '.join(map(str, SEEDS))}, "
         f"on {machine['cores']} cores of {machine['processor']}:",

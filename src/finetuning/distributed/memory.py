@@ -90,8 +90,7 @@ def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
         storages = _stored(tensors)
         counted[name] = sum(size for address, size in storages.items() if address not in seen)
         seen |= set(storages)
-    # The tensor that lies across the border of two shards is kept whole by both: what is beyond the shard is no part of
-    # it.
+    # A tensor that lies across the border of two shards is kept whole by both: what is beyond the shard is none of it.
     for group, tensors in partial.items():
         if tensors and getattr(zero, "partition_gradients", False):
             whole = sum(tensor.numel() for tensor in tensors)

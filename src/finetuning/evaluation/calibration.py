@@ -66,9 +66,8 @@ def calibration_verdict(
     low, high = np.quantile([change[rng.integers(n, size=n)].mean() for _ in range(2000)], [0.025, 0.975])
     helped = "helped" if high < 0 else "did harm" if low > 0 else "made no difference that these reviews could show"
     return (
-        f"a temperature of {temperature:.2f} {helped}: log loss {losses[0].mean():.3f} before, "
-        f"{losses[1].mean():.3f} after "
-        f"(change {low:+.3f} to {high:+.3f}); calibration error {errors[0]:.3f} before, {errors[1]:.3f} after."
+        f"a temperature of {temperature:.2f} {helped}: log loss {losses[0].mean():.3f} before, {losses[1].mean():.3f} "
+        f"after (change {low:+.3f} to {high:+.3f}); calibration error {errors[0]:.3f} before, {errors[1]:.3f} after."
     )
 
 

@@ -82,8 +82,7 @@ def slice_lines(table: pd.DataFrame) -> list[str]:
         lines.append(f"{better} is ahead of {worse}, but not clearly: {', '.join(unclear) or 'nowhere'}.")
     kept = table[table["p of all"] < ALPHA]["slice"].tolist()
     lines.append(
-        f"{len(table)} slices were searched: by chance alone up to {ALPHA * len(table):.1f} of them would look "
-        "like that on average; "
-        f"after Holm's correction there stay {', '.join(kept) or 'none'}."
+        f"{len(table)} slices were searched: by chance alone up to {ALPHA * len(table):.1f} of them would look like "
+        f"that on average; after Holm's correction there stay {', '.join(kept) or 'none'}."
     )
     return lines
