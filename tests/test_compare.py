@@ -12,18 +12,20 @@ from finetuning import plots
 from finetuning.errors import CourseError
 from finetuning.evaluation.behaviour import (
     MarkedText,
+    called,
     difference,
     failure_table,
+    negation_verdict,
     not_less,
     occlusion,
     same_verdict,
-    turned,
     with_typo,
 )
 from finetuning.evaluation.calibration import (
     calibration_error,
     calibration_verdict,
     coverage_curve,
+    error_of_the_calibrated,
     fit_temperature,
     log_loss,
     reliability,
@@ -39,8 +41,8 @@ from finetuning.evaluation.pairs import (
     paired_verdict,
     reviews_needed,
 )
-from finetuning.evaluation.slices import SMALL, interval, slice_lines, slice_table, slices
-from finetuning.metrics import measure
+from finetuning.evaluation.slices import SMALL, slice_lines, slice_table, slices
+from finetuning.metrics import measure, wilson
 from finetuning.profiles import choose
 from finetuning.results import ResultRow, results_table
 from finetuning.workspace import Workspace
@@ -168,6 +170,19 @@ def test_reliability_and_calibration_error_by_hand():
     )
 
 
+def test_a_bin_of_few_reviews_has_a_wide_interval():
+    right = np.array([0, 1, 1, 0, 1, 1])
+    table = reliability(np.array([0.5, 0.6, 0.6, 0.6, 0.9, 1.0]), right, [0.5, 0.75, 1.0])
+    assert np.allclose(table[["low", "high"]], [wilson(right[:4]), wilson(right[4:])])
+
+
+def test_even_a_calibrated_model_shows_an_error_of_about_what_chance_makes():
+    """One bin of n answers at 0.8: the mean gap is that of a binomial share, sqrt(2 / pi * 0.8 * 0.2 / n)."""
+    for n in (50, 5000):
+        error = error_of_the_calibrated(np.full(n, 0.8), np.array([0.5, 1.0]))
+        assert math.isclose(error, (2 / math.pi * 0.16 / n) ** 0.5, rel_tol=0.2)
+
+
 def test_a_temperature_that_was_put_in_is_found_again():
     rng = np.random.default_rng(3)
     positive = rng.uniform(0.05, 0.95, 20_000)
@@ -204,7 +219,20 @@ def test_the_threshold_is_the_smallest_that_keeps_the_promise():
 
 
 def test_wilson_interval_of_nine_in_ten():
-    assert np.allclose(interval([1] * 9 + [0]), (0.5958, 0.9821), atol=1e-4)
+    assert np.allclose(wilson([1] * 9 + [0]), (0.5958, 0.9821), atol=1e-4)
+
+
+def test_wilson_of_all_right_or_none_is_no_point():
+    """With z = 1.96 the open end is z^2 / (n + z^2) away (Wilson 1927): about 0.046 for 80 reviews."""
+    away = 1.959964**2 / (80 + 1.959964**2)
+    assert np.allclose(wilson([1] * 80), (1 - away, 1)) and np.allclose(wilson([0] * 80), (0, away))
+
+
+def test_wilson_covers_the_truth_as_often_as_it_says_also_near_one():
+    rng = np.random.default_rng(2)
+    for share in (0.5, 0.9, 0.98):
+        intervals = [wilson(rng.random(80) < share) for _ in range(400)]
+        assert 0.9 < np.mean([low <= share <= high for low, high in intervals]) < 0.99, share
 
 
 def test_slices_ask_only_what_the_reviews_can_answer():
@@ -279,13 +307,33 @@ def test_failures_are_counted_as_each_expectation_says():
         "same": ([("good", "good film"), ("good", "bad")], same_verdict),
         "not less positive": ([("good", "fine"), ("fine", "good"), ("bad", "bad")], not_less(1)),
         "not less negative": ([("bad", "fine"), ("fine", "fine")], not_less(0)),
-        "turned": ([("good", "bad"), ("good", "not good"), ("bad", "bad"), ("good", "dull")], turned),
+        "first positive": ([("good", "bad"), ("good", "not good"), ("bad", "bad"), ("good", "dull")], called(0, 1)),
+        "second negative": ([("good", "bad"), ("good", "not good"), ("bad", "bad"), ("good", "dull")], called(1, 0)),
         "none": ([], same_verdict),
     }
     table = failure_table(tests, {"by word": by_word})
-    assert table["pairs"].to_dict() == {"same": 2, "not less positive": 3, "not less negative": 2, "turned": 4}
+    assert table["pairs"].to_dict() == {"same": 2, "not less positive": 3, "not less negative": 2,
+                                         "first positive": 4, "second negative": 4}  # fmt: skip
     shares = [cell.split(" (")[0] for cell in table["by word fails"]]
-    assert shares == ["50.0%", "33.3%", "50.0%", "50.0%"]
+    assert shares == ["50.0%", "33.3%", "50.0%", "25.0%", "25.0%"]
+
+
+@pytest.mark.parametrize(
+    ("plain", "negated", "said"),
+    [
+        ([1, 1, 1, 1], [0, 0, 0, 0], "m calls 4 of 4 plain sentences positive, and a not turns every one of them."),
+        ([1, 1, 1, 0], [0, 1, 1, 0], "m calls 3 of 4 plain sentences positive, and a not turns 1 of them."),
+        ([1, 1, 1, 1], [1, 1, 1, 1], "m calls 4 of 4 plain sentences positive, and a not turns none of them."),
+        (
+            [1, 0, 0, 0],
+            [0, 0, 0, 0],
+            "m calls 1 of 4 plain sentences positive: too few to say what it does with a not.",
+        ),
+    ],
+)
+def test_a_not_is_judged_only_where_the_plain_sentence_was_called_positive(plain, negated, said):
+    scores = [np.eye(2)[verdicts] for verdicts in (plain, negated)]
+    assert negation_verdict("m", *scores) == said
 
 
 def test_occlusion_finds_the_word_that_decided():

@@ -5,6 +5,7 @@ from typing import Any
 import evaluate
 import numpy as np
 from datasets import Features, Value
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score
 
 from finetuning.results import ResultRow
@@ -50,6 +51,16 @@ def bootstrap_interval(
     means = np.random.default_rng(seed).binomial(n, correct.mean(), resamples) / n
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def wilson(right: np.ndarray) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson 1927): (low, high).
+
+    ``right`` is an array of 0/1 (or bool), not empty. Like the bootstrap it speaks of other reviews of the same kind,
+    and of nothing else; unlike it, it does not shrink to a point where all are right, or none.
+    """
+    found = binomtest(int(np.sum(right)), len(right)).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def measure(

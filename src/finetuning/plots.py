@@ -274,6 +274,7 @@ def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     left.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", linewidth=2, label="as sure as right")
     for i, (colour, (name, table)) in enumerate(zip(COLOURS, tables.items(), strict=False)):
         left.plot(table["confidence"], table["accuracy"], marker="os^"[i % 3], color=colour, label=name)
+        left.vlines(table["confidence"], table["low"], table["high"], color=colour, alpha=0.5)
         edges = [*table["from"], table["to"].iloc[-1]]
         right.hist(table["confidence"], edges, weights=table["reviews"], color=colour, histtype="step", linewidth=2)
     left.set(xlabel="mean confidence in a bin", ylabel="share of right answers", xlim=(0.49, 1.01), ylim=(0, 1.05))

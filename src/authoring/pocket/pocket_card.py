@@ -74,7 +74,7 @@ def failures(workspace: Workspace) -> dict[str, np.ndarray]:
     before, after = predict(texts), predict([f"{text} {behaviour.BLAME}" for text in texts])
     return {
         "plain praise": praise.argmax(axis=1) != 1,
-        "praise and its negation": behaviour.turned(praise, negated),
+        "negated praise": behaviour.called(1, 0)(praise, negated),
         "blame added": behaviour.not_less(0)(before, after),
     }
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetuning.evaluation.slices import interval
 from finetuning.labels import LABEL_WORDS
+from finetuning.metrics import wilson
 
 TOLERANCE = 0.1  # how far a probability may move against the change before it counts (Ribeiro et al. 2020, section 2)
 PRAISE, BLAME = "I loved it and recommend it to everyone.", "I hated it and recommend it to nobody."
@@ -69,9 +69,25 @@ def not_less(label: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return lambda before, after: after[:, label] < before[:, label] - TOLERANCE
 
 
-def turned(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Negation: a pair fails unless the first text is called positive and the second negative."""
-    return (before.argmax(axis=1) != 1) | (after.argmax(axis=1) != 0)
+def called(side: int, label: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Verdict: a pair fails when its first (``side`` 0) or second (1) text is not called ``label``."""
+    return lambda *scores: scores[side].argmax(axis=1) != label
+
+
+def negation_verdict(name: str, plain: np.ndarray, negated: np.ndarray) -> str:
+    """One sentence on what a model does with "not".
+
+    ``plain`` and ``negated``: its label scores, of shape (sentences, 2), of sentences of praise and of the same with a
+    "not". Only a sentence that it calls positive can show whether the "not" turns its answer.
+    """
+    positive = plain.argmax(axis=1) == 1
+    turned = int((negated.argmax(axis=1) == 0)[positive].sum())
+    told = f"{name} calls {positive.sum()} of {len(plain)} plain sentences positive"
+    if positive.sum() < len(plain) / 2:
+        return f"{told}: too few to say what it does with a not."
+    if turned == positive.sum():
+        return f"{told}, and a not turns every one of them."
+    return f"{told}, and a not turns {turned or 'none'} of them."
 
 
 def failure_table(
@@ -91,7 +107,7 @@ def failure_table(
         for name, (pairs, expectation) in tests.items():
             before, after = (scores[[place[pair[side]] for pair in pairs]] for side in (0, 1))
             failed = expectation(before, after)
-            low, high = interval(failed)
+            low, high = wilson(failed)
             table[name][f"{model} fails"] = f"{failed.mean():.1%} ({low:.1%} to {high:.1%})"
     return pd.DataFrame.from_dict(table, orient="index")
 

@@ -5,18 +5,22 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
+from finetuning.metrics import wilson
+
 
 def reliability(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
     """Reviews by confidence.
 
-    A DataFrame with ``reviews``, mean ``confidence`` and ``accuracy`` per bin that is not empty. A bin holds the
-    confidences above one edge and up to the next; what lies on the first edge belongs to the first bin.
+    A DataFrame with ``reviews``, mean ``confidence`` and ``accuracy`` with Wilson's 95 % interval (``low``, ``high``)
+    per bin that is not empty. A bin holds the confidences above one edge and up to the next; what lies on the first
+    edge belongs to the first bin.
     """
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
     table = pd.DataFrame({"bin": bins, "confidence": confidence, "accuracy": np.asarray(right, dtype=float)})
     table = table.groupby("bin").agg(
         reviews=("accuracy", "size"), confidence=("confidence", "mean"), accuracy=("accuracy", "mean")
     )
+    table["low"], table["high"] = zip(*(wilson(np.asarray(right)[bins == which]) for which in table.index), strict=True)
     table.insert(0, "from", np.asarray(edges)[table.index])
     table.insert(1, "to", np.asarray(edges)[table.index + 1])
     return table.reset_index(drop=True)
@@ -29,6 +33,15 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, edges: np.ndarr
     """
     table = reliability(confidence, right, edges)
     return float((table["reviews"] * (table["confidence"] - table["accuracy"]).abs()).sum() / table["reviews"].sum())
+
+
+def error_of_the_calibrated(confidence: np.ndarray, edges: np.ndarray, *, seed: int = 1) -> float:
+    """The calibration error that a perfectly calibrated model of these confidences would show: chance alone.
+
+    The mean of 200 drawings in which each answer is right as often as its confidence says.
+    """
+    draws = np.random.default_rng(seed).random((200, len(confidence))) < confidence
+    return float(np.mean([calibration_error(confidence, right, edges) for right in draws]))
 
 
 def with_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
