@@ -2,12 +2,13 @@
 
 from typing import Any
 
-import torch
+import numpy as np
 from torch.nn import Module
 
 from finetuning.results import ResultRow
 
 COMPONENTS = ("parameters", "gradients", "master", "optimizer")
+MAX_LIVE_PARAMETERS = 10**9  # DeepSpeed's default: so many gathered parameters stage 3 keeps for the backward pass
 
 
 def expected_bytes(parameters: int, stage: int, ranks: int, *, bf16: bool = False) -> dict[str, float]:
@@ -28,16 +29,22 @@ def expected_bytes(parameters: int, stage: int, ranks: int, *, bf16: bool = Fals
     }
 
 
-def expected_traffic(parameters: int, stage: int, ranks: int, accumulation: int, *, bf16: bool = False) -> float:
-    """Bytes that each rank sends in one optimizer step, in theory (Rajbhandari et al. 2020, section 7).
+def expected_traffic(
+    parameters: int, stage: int, ranks: int, accumulation: int, *, network: str = "gloo", bf16: bool = False
+) -> float:
+    """Bytes that each rank sends in one optimizer step, in theory.
 
-    Passing a shard of every weight or gradient on costs (ranks - 1) / ranks of their size. Adding gradients up on all
-    ranks takes two such passes; stage 1 adds one for the new weights; stage 2 adds gradients up after every
-    micro-batch, on a CPU by two passes, on a GPU by one (reduce-scatter); stage 3 gathers the weights forwards and
-    backwards, and scatters the gradients, in every micro-batch.
+    A pass sends a shard of every weight or gradient on from rank to rank, (ranks - 1) / ranks of their size. Adding
+    gradients up on all ranks (all-reduce) takes two passes, keeping each sum on one rank only (reduce-scatter) or
+    gathering the weights one each. ``network``: ``gloo`` (CPUs), ``nccl`` (GPUs), or ``paper`` (Rajbhandari et al.
+    2020, section 7). DeepSpeed adds up on all ranks in stages 1 and 2 as well, on either network (its issue 7059), and
+    gathers once per micro-batch in stage 3 as long as the model is smaller than stage3_max_live_parameters; gloo does
+    a reduce-scatter by an all-reduce. Raises KeyError for another network.
     """
-    scatter = 1 if torch.cuda.is_available() else 2
-    passes = {0: 2, 1: 3, 2: scatter * accumulation + 1, 3: 3 * accumulation}[stage]
+    gathers = 1 if network != "paper" and parameters < MAX_LIVE_PARAMETERS else 2
+    scatter = {"gloo": 2, "nccl": 1, "paper": 1}[network]
+    add_up = 1 if network == "paper" else 2  # the gradients of stages 1 and 2
+    passes = {0: 2, 1: add_up + 1, 2: add_up * accumulation + 1, 3: (gathers + scatter) * accumulation}[stage]
     return passes * (2 if bf16 else 4) * parameters * (ranks - 1) / ranks
 
 
@@ -124,30 +131,34 @@ def _stored(tensors: list) -> dict[int, int]:
     return storages
 
 
-def verdict_lines(rows: dict[str, ResultRow], seconds: dict[str, float]) -> list[str]:
-    """Sentences that weigh each stage against the plain Trainer, from what was measured.
+def verdict_lines(rows: dict[str, ResultRow], seconds: dict[str, list[float]]) -> list[str]:
+    """Sentences that weigh more ranks against one process, and each stage against stage 0, from what was measured.
 
     ``rows``: method -> its row, with ``trainer_short`` and ``deepspeed_zero0`` among them;
-    ``seconds``: ``plain``, ``zero0`` … -> seconds per optimizer step.
+    ``seconds``: ``plain``, ``zero0`` … -> seconds of each optimizer step.
     """
     held = {
-        name: sum(row.bytes_per_rank[part] for part in COMPONENTS) for name, row in rows.items() if row.bytes_per_rank
+        name.removeprefix("deepspeed_"): sum(row.bytes_per_rank[part] for part in COMPONENTS)
+        for name, row in rows.items()
+        if row.bytes_per_rank
     }
-    lines = []
-    for name in held:
-        run = name.removeprefix("deepspeed_")
-        share, slower = held[name] / held["deepspeed_zero0"], seconds[run] / seconds["plain"]
-        pace = f"{1 / slower:.1f} times as fast as the plain Trainer"
-        if slower > 1:
-            pace = f"{slower:.1f} times the plain Trainer's time per step"
-        points = f"{100 * (rows[name].accuracy - rows['trainer_short'].accuracy):+.1f} points"
-        lines.append(f"{run}: holds {share:.2f} of stage 0's bytes per rank, {pace}, accuracy {points} from it.")
-    if faster := ", ".join(run for run in seconds if run != "plain" and seconds[run] < seconds["plain"]):
-        ranks = rows["deepspeed_zero0"].world_size
-        lines.append(f"Faster than the plain Trainer here: {faster}, on {ranks} ranks.")
-    else:
-        slow = "No stage was faster than the plain Trainer here: on this machine DeepSpeed buys no time, only memory."
-        lines.append(slow)
-    least = min(held, key=lambda name: held[name])
-    lines.append(f"The least memory per rank: {least.removeprefix('deepspeed_')}, {held[least] / 2**20:,.1f} MiB.")
+    ranks = rows["deepspeed_zero0"].world_size
+    lines = [
+        f"{ranks} ranks without sharding (zero0): {pace(seconds['zero0'], seconds['plain'], 'the plain Trainer')}."
+    ]
+    for run, size in held.items():
+        if run != "zero0":
+            slower = pace(seconds[run], seconds["zero0"], "zero0")
+            lines.append(f"{run}: holds {size / held['zero0']:.2f} of zero0's bytes per rank, {slower}.")
+    smallest = min(held, key=lambda run: held[run])
+    lines.append(f"The least memory per rank: {smallest}, {held[smallest] / 2**20:,.1f} MiB.")
     return lines
+
+
+def pace(steps: list[float], others: list[float], name: str) -> str:
+    """How the medians of two runs' seconds per step compare, in words; silent where their middle halves overlap."""
+    ratio = float(np.median(steps) / np.median(others))
+    (low, high), (other_low, other_high) = (np.quantile(times, [0.25, 0.75]) for times in (steps, others))
+    if low <= other_high and other_low <= high:
+        return f"about as long a step as {name} ({ratio:.2f} times; the steps differ more among themselves)"
+    return f"{ratio:.2f} times as long a step as {name}"

@@ -31,14 +31,22 @@ class StepMeter(TrainerCallback):
         self.sent: dict = {}
 
     def measured(self) -> dict:
-        """Median seconds per step, bytes per component, bytes sent per step by each rank (None: not measured)."""
+        """Seconds of each step and their median, bytes per component, bytes sent per step by each rank.
+
+        None where it was not measured.
+        """
         used = self.seconds[COUNT_AT:] or self.seconds
         steps = sorted(self.sent)
         ranks = int(os.environ.get("WORLD_SIZE", 1))
         sent = None
         if len(steps) > 1 and None not in self.sent.values() and ranks > 1:
             sent = (self.sent[steps[-1]] - self.sent[steps[0]]) / (steps[-1] - steps[0]) / ranks
-        return {"seconds_per_step": float(np.median(used)), "bytes_per_rank": self.bytes, "bytes_sent_per_step": sent}
+        return {
+            "step_seconds": used,
+            "seconds_per_step": float(np.median(used)),
+            "bytes_per_rank": self.bytes,
+            "bytes_sent_per_step": sent,
+        }
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         own_step_counters(self.trainer.optimizer)
