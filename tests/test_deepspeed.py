@@ -146,7 +146,8 @@ for stage in range(4):
                   "gradient_clipping": 1.0, "bf16": {"enabled": False}}
         model = load_model(choose(base_model=sys.argv[1]))
         parameters, adam = model.num_parameters(), torch.optim.AdamW(model.parameters())
-        engine, *_ = deepspeed.initialize(model=model, optimizer=adam, config=zero.configuration(f"zero{stage}") | filled)
+        config = zero.configuration(f"zero{stage}") | filled
+        engine, *_ = deepspeed.initialize(model=model, optimizer=adam, config=config)
         for step in range(3):  # in the first one stage 3 learns the order of the layers
             asked.clear()
             for _ in range(accumulation):
@@ -171,7 +172,7 @@ def test_gpus_send_what_deepspeed_asks_for(tiny_model, tmp_path):
 
 
 def test_the_papers_traffic():
-    """Rajbhandari et al. 2020, section 7: without accumulation stages 0 to 2 send twice the model, stage 3 three times."""
+    """Rajbhandari et al. 2020, section 7: without accumulation stages 0 to 2 send the model twice, stage 3 thrice."""
     passes = [memory.expected_traffic(10**6, s, 1000, 1, network="paper") / 4e6 for s in range(4)]
     assert np.allclose(passes, [2, 2, 2, 3], rtol=0.01)
     large = [memory.expected_traffic(3 * 10**9, 3, 2, 4, network=name) for name in ("nccl", "paper")]

@@ -154,7 +154,7 @@ def plot_results(rows: Sequence[ResultRow]) -> Figure:
     return fig
 
 
-def plot_losses(curves: dict[str, list[float]], title: str = "The same losses, whatever the stage") -> Figure:
+def plot_losses(curves: dict[str, list[float]], title: str = "Training loss, run by run") -> Figure:
     """Training loss by optimizer step of several runs drawn over one another. ``curves``: dict of name -> losses."""
     fig, ax = figure(title)
     styles = ("-", "--", "-.", ":", (0, (1, 3)))
