@@ -39,7 +39,7 @@ from finetuning.evaluation.pairs import (
     paired_verdict,
     reviews_needed,
 )
-from finetuning.evaluation.slices import SMALL, interval, slice_lines, slice_table, slices
+from finetuning.evaluation.slices import SMALL, slice_lines, slice_table, slices
 from finetuning.metrics import measure
 from finetuning.profiles import choose
 from finetuning.results import ResultRow, results_table
@@ -201,10 +201,6 @@ def test_the_threshold_is_the_smallest_that_keeps_the_promise():
 
 
 # Slices
-
-
-def test_wilson_interval_of_nine_in_ten():
-    assert np.allclose(interval([1] * 9 + [0]), (0.5958, 0.9821), atol=1e-4)
 
 
 def test_slices_ask_only_what_the_reviews_can_answer():

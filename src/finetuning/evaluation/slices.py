@@ -3,17 +3,11 @@
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from scipy.stats import binomtest
 
 from finetuning.evaluation.pairs import ALPHA, holm, paired
+from finetuning.metrics import wilson_interval
 
 SMALL = 50  # reviews; a smaller slice has an interval of twenty points or more, unless nearly all are right
-
-
-def interval(right: np.ndarray) -> tuple[float, float]:
-    """Wilson's interval of an accuracy (Wilson 1927), 95 %: (low, high). Better than the bootstrap for few reviews."""
-    wilson = binomtest(int(np.sum(right)), len(right)).proportion_ci(method="wilson")
-    return float(wilson.low), float(wilson.high)
 
 
 def slices(split: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -58,7 +52,7 @@ def slice_table(slices: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> 
         line = {"slice": name, "reviews": int(rows.sum())}
         for method in (first, second):
             answers = right[method][rows]
-            low, high = interval(answers)
+            low, high = wilson_interval(answers)
             line |= {method: answers.mean(), f"{method} low": low, f"{method} high": high}
         pair = paired(right[first][rows], right[second][rows])
         line |= {f"only {first}": pair.only_first, f"only {second}": pair.only_second, "p": pair.p}
