@@ -197,8 +197,8 @@ def test_near_copies_are_found_by_their_shared_wording():
     texts[600] = texts[3][:80] + " " + texts[600][80:]  # two thirds of the words, then its own
     texts[650] = texts[4] + " x y"
     texts[20] = texts[5][:20] + " " + texts[20][20:]  # too little shared
-    words = {name: Dataset.from_dict({"text": [text.replace(" ", "w ") + "w" for text in part], "label": [0] * len(part)})
-             for name, part in {"test": texts[:10], "train": texts[10:]}.items()}  # fmt: skip
+    texts = [text.replace(" ", "w ") + "w" for text in texts]
+    words = {name: Dataset.from_dict({"text": part}) for name, part in (("test", texts[:10]), ("train", texts[10:]))}
     found = find_near_copies(words, 0.4)
     assert [pair[1:] for pair in found] == [(("test", 4), ("train", 640)), (("test", 3), ("train", 590))]
     for overlap, *places in found:

@@ -10,8 +10,9 @@ import random
 import re
 from collections import Counter
 
+from authoring.blocks import fill_block
 from finetuning.errors import CourseError
-from finetuning.files import fill_block, write_atomically
+from finetuning.files import write_atomically
 from finetuning.profiles import POCKET_REVIEWS, RAW_REVIEWS
 
 COMMAND = "python -m authoring raw-reviews"
@@ -59,7 +60,7 @@ def edited(text: str, i: int) -> str:
 
 
 def dirty(text: str, i: int) -> str:
-    """The text as the ``i``-th page of a site would hold it: line breaks as HTML or in plenty, characters as entities."""
+    """The text as the ``i``-th page of a site would hold it: HTML or surplus blanks between sentences, entities."""
     text = html.escape(text) if i % 3 else text
     return BREAKS[i % len(BREAKS)].join(sentences(text))
 
@@ -86,8 +87,8 @@ def figures(splits: dict[str, list[dict]]) -> str:
         [
             *lines,
             "",
-            f"- Copies in train: {kinds['train', False]} of other training reviews, {kinds['test', False]} of test reviews (leaks).",
-            f"- Near-copies in train: {kinds['train', True]} of other training reviews, {kinds['test', True]} of a test review.",
+            f"- Copies in train: {kinds['train', False]} of training reviews, {kinds['test', False]} of test reviews.",
+            f"- Nearly so: {kinds['train', True]} of training reviews, {kinds['test', True]} of test reviews.",
             f"- One review cut short so that nobody can tell its label: `{splits['train'][_shortest(splits)]['id']}`.",
         ]
     )

@@ -43,8 +43,8 @@ def wilson_interval(correct: ArrayLike) -> tuple[float, float]:
     """Wilson's 95 % interval of an accuracy: (low, high).
 
     ``correct`` is an array of 0/1 (or bool), one per test review. It covers other reviews of the same kind, not other
-    trainings or machines. Right where the bootstrap is not: with few reviews, and with nearly all or none of them right,
-    where every draw from the test reviews is alike (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953).
+    trainings or machines. Also holds where the bootstrap does not: where all or none are right, every draw is alike.
+    Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
     """
     correct = np.asarray(correct)
     wilson = binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")
