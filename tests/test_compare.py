@@ -42,7 +42,7 @@ from finetuning.evaluation.pairs import (
     reviews_needed,
 )
 from finetuning.evaluation.slices import SMALL, slice_lines, slice_table, slices
-from finetuning.metrics import measure, wilson
+from finetuning.metrics import measure, wilson_interval
 from finetuning.profiles import choose
 from finetuning.results import ResultRow, results_table
 from finetuning.workspace import Workspace
@@ -173,7 +173,7 @@ def test_reliability_and_calibration_error_by_hand():
 def test_a_bin_of_few_reviews_has_a_wide_interval():
     right = np.array([0, 1, 1, 0, 1, 1])
     table = reliability(np.array([0.5, 0.6, 0.6, 0.6, 0.9, 1.0]), right, [0.5, 0.75, 1.0])
-    assert np.allclose(table[["low", "high"]], [wilson(right[:4]), wilson(right[4:])])
+    assert np.allclose(table[["low", "high"]], [wilson_interval(right[:4]), wilson_interval(right[4:])])
 
 
 def test_even_a_calibrated_model_shows_an_error_of_about_what_chance_makes():
@@ -219,19 +219,19 @@ def test_the_threshold_is_the_smallest_that_keeps_the_promise():
 
 
 def test_wilson_interval_of_nine_in_ten():
-    assert np.allclose(wilson([1] * 9 + [0]), (0.5958, 0.9821), atol=1e-4)
+    assert np.allclose(wilson_interval([1] * 9 + [0]), (0.5958, 0.9821), atol=1e-4)
 
 
 def test_wilson_of_all_right_or_none_is_no_point():
     """With z = 1.96 the open end is z^2 / (n + z^2) away (Wilson 1927): about 0.046 for 80 reviews."""
     away = 1.959964**2 / (80 + 1.959964**2)
-    assert np.allclose(wilson([1] * 80), (1 - away, 1)) and np.allclose(wilson([0] * 80), (0, away))
+    assert np.allclose(wilson_interval([1] * 80), (1 - away, 1)) and np.allclose(wilson_interval([0] * 80), (0, away))
 
 
 def test_wilson_covers_the_truth_as_often_as_it_says_also_near_one():
     rng = np.random.default_rng(2)
     for share in (0.5, 0.9, 0.98):
-        intervals = [wilson(rng.random(80) < share) for _ in range(400)]
+        intervals = [wilson_interval(rng.random(80) < share) for _ in range(400)]
         assert 0.9 < np.mean([low <= share <= high for low, high in intervals]) < 0.99, share
 
 

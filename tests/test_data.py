@@ -7,10 +7,21 @@ import pandas as pd
 import pytest
 from transformers import AutoTokenizer
 
+from authoring import raw_reviews
 from finetuning.batching import padded_tokens, token_lengths, truncation_loss
-from finetuning.data import clean, clean_text, drop_rows, find_duplicates, load_reviews, save_splits, split_off, take
+from finetuning.data import (
+    clean,
+    clean_text,
+    drop_rows,
+    find_duplicates,
+    find_near_copies,
+    load_reviews,
+    save_splits,
+    split_off,
+    take,
+)
 from finetuning.errors import CourseError
-from finetuning.profiles import POCKET_REVIEWS, POCKET_T5
+from finetuning.profiles import POCKET_REVIEWS, POCKET_T5, RAW_REVIEWS
 
 GOOD = [
     {"text": f"A fine film, number {i}." if i % 2 else f"A poor film, number {i}.", "label": i % 2} for i in range(60)
@@ -171,6 +182,88 @@ def test_duplicates_and_leaks_are_found_and_dropped():
         ["alone"],
         ["test one", "other"],
     ]
+
+
+def jaccard(one, other):
+    runs = [{tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in (one.split(), other.split())]
+    return len(runs[0] & runs[1]) / len(runs[0] | runs[1])
+
+
+def test_near_copies_are_found_by_their_shared_wording():
+    from datasets import Dataset
+
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), 60)) for _ in range(700)]
+    texts[600] = texts[3][:80] + " " + texts[600][80:]  # two thirds of the words, then its own
+    texts[650] = texts[4] + " x y"
+    texts[20] = texts[5][:20] + " " + texts[20][20:]  # too little shared
+    texts = [text.replace(" ", "w ") + "w" for text in texts]
+    words = {name: Dataset.from_dict({"text": part}) for name, part in (("test", texts[:10]), ("train", texts[10:]))}
+    found = find_near_copies(words, 0.4)
+    assert [pair[1:] for pair in found] == [(("test", 4), ("train", 640)), (("test", 3), ("train", 590))]
+    for overlap, *places in found:
+        assert np.isclose(overlap, jaccard(*(words[name]["text"][row] for name, row in places)))
+
+
+def test_near_copies_need_enough_words():
+    from datasets import Dataset
+
+    texts = ["A fine film.", "A fine film!", "", "One two three four five six seven"]
+    assert find_near_copies({"train": Dataset.from_dict({"text": texts, "label": [0] * 4})}) == []
+
+
+# The raw reviews of lesson 01: every check has something to find, and finds just that
+
+
+@pytest.fixture(scope="module")
+def scraped():
+    return load_reviews(str(RAW_REVIEWS))
+
+
+def test_the_raw_reviews_are_what_their_script_makes():
+    for name, rows in raw_reviews.make().items():
+        shipped = [json.loads(line) for line in (RAW_REVIEWS / f"{name}.jsonl").read_text().splitlines()]
+        assert shipped == rows, f"run {raw_reviews.COMMAND}"
+    assert raw_reviews.figures(raw_reviews.make()) in (RAW_REVIEWS / "README.md").read_text()
+
+
+def test_the_raw_reviews_come_from_training_reviews_alone(scraped):
+    texts = {row["id"]: row for row in map(json.loads, (POCKET_REVIEWS / "train.jsonl").read_text().splitlines())}
+    assert sum(map(len, scraped.values())) == 80
+    for split in scraped.values():
+        assert all(texts[name]["label"] == label for name, label in zip(split["id"], split["label"], strict=True))
+        assert np.isclose(np.mean(split["label"]), 0.7)
+
+
+def test_cleaning_finds_html_and_entities_in_the_raw_reviews_and_leaves_none(scraped):
+    raw, cleaned = (" ".join(text for split in s.values() for text in split["text"]) for s in (scraped, clean(scraped)))
+    for trace in ("<br", "<BR>", "&#x27;", "&quot;", "  "):
+        assert trace in raw and trace not in cleaned
+
+
+def test_copies_leaks_and_near_copies_of_the_raw_reviews_are_found(scraped):
+    cleaned = clean(scraped)
+    found = find_duplicates(cleaned)
+    assert not found["test"] and sorted(where for _, where in found["train"]) == ["test"] * 3 + ["train"] * 5
+    kept = drop_rows(cleaned, found)
+    near = find_near_copies(kept)
+    assert len(near) == 4 and sum(first[0] == "test" for _, first, _ in near) == 1
+    for _, *pair in near:
+        assert len({kept[name]["id"][row] for name, row in pair}) == 1  # made from one review
+    ids = [name for split in kept.values() for name in split["id"]]
+    assert len(ids) - len(set(ids)) == 4  # nothing else is alike
+
+
+def test_the_shortest_raw_review_is_the_one_cut_short(scraped):
+    shortest = min(clean(scraped)["train"], key=lambda review: len(review["text"]))
+    assert shortest["id"] in raw_reviews.UNDECIDABLE and shortest["text"].endswith("read more")
+
+
+def test_the_shipped_reviews_pass_the_checks_that_the_raw_ones_fail():
+    splits = load_reviews(str(POCKET_REVIEWS))
+    assert all(split["text"][:] == clean(splits)[name]["text"][:] for name, split in splits.items())
+    assert not any(find_duplicates(splits).values()) and not find_near_copies(splits)
+    assert all(0.45 < np.mean(split["label"]) < 0.55 for split in splits.values())
 
 
 def test_padding_is_counted_as_the_collator_pads():

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 from sklearn.metrics import f1_score
 
 from finetuning.baselines import learning_curve, telling_words, tfidf_classifier
@@ -14,7 +15,7 @@ from finetuning.batching import length_sorted_batches
 from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, label_ids, score_labels
 from finetuning.machine import this_machine
-from finetuning.metrics import bootstrap_interval, classification_metrics, measure
+from finetuning.metrics import classification_metrics, measure, wilson_interval
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import PROFILES, choose, fitting_profiles
 from finetuning.results import ResultRow, results_table, verdict
@@ -69,20 +70,35 @@ def test_metrics_agree_with_scikit_learn():
     assert np.isclose(scores["f1"], f1_score(truth, given))
 
 
-def test_bootstrap_interval_covers_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(1)
-    inside = 0
-    for trial in range(300):
-        low, high = bootstrap_interval(rng.random(400) < 0.8, resamples=1000, seed=trial)
-        inside += low <= 0.8 <= high
-    assert 0.91 <= inside / 300 <= 0.99
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.8, 0.99])
+def test_the_interval_of_an_accuracy_covers_the_truth_about_as_often_as_it_says(share):
+    n, counts = 400, np.arange(401)
+    bounds = np.array([wilson_interval(np.arange(n) < k) for k in counts])
+    inside = (bounds[:, 0] <= share) & (share <= bounds[:, 1])
+    assert 0.93 <= binom.pmf(counts, n, share)[inside].sum() <= 0.97
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 80, 1500])
+def test_the_interval_stays_right_where_all_answers_agree(n):
+    """For 0 of n the formula reduces to (0, z² / (n + z²)); for n of n to its mirror image."""
+    z = 1.959964
+    assert np.allclose(wilson_interval(np.zeros(n)), (0, z**2 / (n + z**2)), atol=1e-6)
+    assert np.allclose(wilson_interval(np.ones(n)), (n / (n + z**2), 1), atol=1e-6)
+    for k in range(min(n, 5) + 1):
+        low, high = wilson_interval(np.arange(n) < k)
+        assert 0 <= low <= k / n <= high <= 1 and high - low > 0
+
+
+def test_wilson_interval_of_nine_in_ten():
+    assert np.allclose(wilson_interval([1] * 9 + [0]), (0.5958, 0.9821), atol=1e-4)
 
 
 def test_measure_and_verdict():
     truth = np.array([0, 1] * 100)
     good, bad = measure("01", "good", truth, truth), measure("01", "bad", 1 - truth, truth)
     near = measure("01", "near", np.where(np.arange(200) < 2, 1 - truth, truth), truth)
-    assert good.accuracy == 1 and good.n_test == 200 and bad.accuracy_high == 0
+    assert good.accuracy == good.accuracy_high == 1 and good.n_test == 200
+    assert bad.accuracy == bad.accuracy_low == 0
     assert "good (1.000) is better than bad (0.000)" in verdict(bad, good)
     assert "overlap" in verdict(near, measure("01", "nearly", np.where(np.arange(200) < 4, 1 - truth, truth), truth))
 
@@ -94,7 +110,9 @@ def test_tfidf_learns_and_shows_its_words():
     split = Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(80)]})
     negative, positive = telling_words(tfidf_classifier().fit(texts, split["label"]), 3)
     assert "awful" in dict(negative) and "great" in dict(positive)
-    assert learning_curve(split, split, [20, 40], repeats=2).min() == 1.0
+    curve = learning_curve(split, split, [20, 40, 80], repeats=2)
+    assert np.nanmin(curve) == 1.0
+    assert np.isnan(curve).tolist() == [[False, False], [False, False], [False, True]]  # of all reviews one sample
 
 
 def test_profiles():

@@ -13,7 +13,7 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTraining
 from finetuning.errors import CourseError
 from finetuning.files import seal
 from finetuning.labels import label_ids, score_labels
-from finetuning.metrics import bootstrap_interval
+from finetuning.metrics import wilson_interval
 from finetuning.models import load_model, load_tokenizer, parameter_table, save_model
 from finetuning.profiles import choose
 from finetuning.trainer import (
@@ -177,7 +177,7 @@ def test_who_is_sure_of_the_end_and_tosses_a_coin_for_the_word_pays_half_of_ln_2
 def test_lesson_03_says_whether_the_kept_epoch_was_a_choice_or_noise(accuracies, kept, near, capsys):
     cells = nbformat.read(ROOT / "notebooks" / "03_finetune_with_trainer.ipynb", as_version=4).cells
     log = [{"epoch": i, "eval_accuracy": value} for i, value in enumerate(accuracies, 1)]
-    given = {"np": np, "curves": curves, "bootstrap_interval": bootstrap_interval, "seed": 1, "history": log}
+    given = {"np": np, "curves": curves, "wilson_interval": wilson_interval, "seed": 1, "history": log}
     exec(
         next(cell.source for cell in cells if cell.id == "03-curves-choice"),
         {**given, "data": {"validation": range(200)}},

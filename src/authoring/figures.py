@@ -85,7 +85,7 @@ def two_paths() -> Figure:
     _arrow(ax, (6.5, 3.15), (7.58, 3.15))
     ax.text(0.2, 3.72, "from scratch: the labels must teach everything", fontsize=12, color=GREY)
     _box(ax, 0.2, 0.5, 2.2, 0.9, "random\nweights")
-    _box(ax, 2.9, 0.5, 1.7, 0.9, "unlabelled\ntext", fill="#D9F0E8", edge=GREEN)
+    _box(ax, 2.9, 0.5, 1.7, 0.9, "text\nand tasks", fill="#D9F0E8", edge=GREEN)
     _box(ax, 5.0, 0.5, 1.7, 0.9, "pre-trained\nmodel", fill="#DDEBF5", edge=BLUE)
     _box(ax, 7.1, 0.62, 0.9, 0.66, "few\nlabels", fill="#FBE3D6", edge=ORANGE, size=11)
     _box(ax, 8.3, 0.5, 1.5, 0.9, "classifier", fill="#DDEBF5", edge=BLUE)
@@ -108,7 +108,7 @@ def text_to_text() -> Figure:
         _arrow(ax, (4.6, y), (5.48, y))
         _arrow(ax, (7.0, y), (7.88, y))
     ax.text(0.2, 2.68, "a task named by its prompt", fontsize=12, color=GREY)
-    ax.text(0.2, 0.12, "a gap to fill: the task of pre-training", fontsize=12, color=GREY)
+    ax.text(0.2, 0.12, "a gap to fill: a task of pre-training", fontsize=12, color=GREY)
     return fig
 
 

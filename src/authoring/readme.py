@@ -102,7 +102,7 @@ def _results(results: Results) -> str:
             "",
             markdown_table(RESULT_COLUMNS, rows),
             "",
-            f"Accuracy and F1 on {tests} test reviews; intervals: bootstrap over the test reviews. {gains}".strip(),
+            f"Accuracy and F1 on {tests} test reviews, with Wilson's intervals. {gains}".strip(),
         ]
     )
 

@@ -27,10 +27,13 @@ def telling_words(classifier: Pipeline, count: int = 12) -> tuple[list[tuple[str
 
 
 def learning_curve(train: Dataset, test: Dataset, sizes: list[int], *, repeats: int = 3, seed: int = 1) -> np.ndarray:
-    """Test accuracy of TF-IDF by training size: an array (sizes, repeats), a stratified sample for each repeat."""
-    scores = np.zeros((len(sizes), repeats))
+    """Test accuracy of TF-IDF by training size: an array (sizes, repeats), a stratified sample for each repeat.
+
+    Of the whole training split there is but one sample: the repeats beyond the first are NaN there.
+    """
+    scores = np.full((len(sizes), repeats), np.nan)
     for i, size in enumerate(sizes):
-        for repeat in range(repeats):
+        for repeat in range(repeats if size < len(train) else 1):
             sample = take(train, size, seed + repeat)
             model = tfidf_classifier(seed).fit(sample["text"], sample["label"])
             scores[i, repeat] = model.score(test["text"], test["label"])

@@ -168,11 +168,11 @@ def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, list[tuple[int, 
     """Rows to drop, so that no review stands twice: a dict of split -> list of (row, split of the copy that stays).
 
     The test split is kept whole but for its own repeats; a review that stands in test as well is dropped from train and
-    validation, because a model that met it in training would be marked on what it remembers. Used in lesson 01.
+    validation, because a model that met it in training would be tested on what it remembers. Used in lesson 01.
     """
     home: dict[str, str] = {}
     drop: dict[str, list[tuple[int, str]]] = {}
-    for name in ("test", "validation", "train"):
+    for name in (name for name in ("test", "validation", "train") if name in splits):
         drop[name] = []
         for row, text in enumerate(splits[name]["text"]):
             key = fingerprint(text)
@@ -181,6 +181,34 @@ def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, list[tuple[int, 
             else:
                 home[key] = name
     return drop
+
+
+def find_near_copies(
+    splits: Mapping[str, Dataset], least: float = 0.5
+) -> list[tuple[float, tuple[str, int], tuple[str, int]]]:
+    """Pairs of reviews that share much of their wording: a list of (overlap, (split, row), (split, row)).
+
+    The overlap is Jaccard's: of the runs of five words that stand in either text, the share that stands in both (Broder
+    1997, "On the resemblance and containment of documents"). Pairs from ``least`` up, the closest first; within a pair
+    test comes before validation, and validation before train. Used in lesson 01.
+    """
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    names = [name for name in ("test", "validation", "train") if name in splits]
+    places = [(name, row) for name in names for row in range(len(splits[name]))]
+    vectorizer = HashingVectorizer(
+        ngram_range=(5, 5), n_features=2**24, binary=True, norm=None, alternate_sign=False, token_pattern=r"\w+"
+    )
+    runs = vectorizer.transform([text for name in names for text in splits[name]["text"]])  # 1 where a run stands
+    sizes = np.diff(runs.indptr)
+    found = []
+    for start in range(0, len(places), 500):
+        shared = (runs[start : start + 500] @ runs.T).tocoo()
+        first, second = shared.row + start, shared.col
+        overlap = shared.data / (sizes[first] + sizes[second] - shared.data)
+        for i in np.flatnonzero((first < second) & (overlap >= least)):
+            found.append((float(overlap[i]), places[first[i]], places[second[i]]))
+    return sorted(found, key=lambda pair: -pair[0])
 
 
 def drop_rows(splits: DatasetDict, drop: dict[str, list[tuple[int, str]]]) -> DatasetDict:

@@ -5,6 +5,7 @@ from typing import Any
 import evaluate
 import numpy as np
 from datasets import Features, Value
+from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -38,39 +39,24 @@ def classification_metrics() -> evaluate.CombinedEvaluations:
     return evaluate.combine([Accuracy(keep_in_memory=True), F1(keep_in_memory=True)])
 
 
-def bootstrap_interval(
-    correct: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 1
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean (Efron and Tibshirani 1993, chapter 13): (low, high).
+def wilson_interval(correct: ArrayLike) -> tuple[float, float]:
+    """Wilson's 95 % interval of an accuracy: (low, high).
 
-    ``correct`` is an array of 0/1 (or bool), one per test review. For 0/1 values the number of right answers in a
-    resample is binomial, so it is drawn directly instead of review by review.
+    ``correct`` is an array of 0/1 (or bool), one per test review. It covers other reviews of the same kind, not other
+    trainings or machines. Also holds where the bootstrap does not: where all or none are right, every draw is alike.
+    Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
     """
-    correct = np.asarray(correct, dtype=float)
-    n = len(correct)
-    means = np.random.default_rng(seed).binomial(n, correct.mean(), resamples) / n
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    correct = np.asarray(correct)
+    wilson = binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")
+    return float(wilson.low), float(wilson.high)
 
 
-def wilson(right: np.ndarray) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson 1927): (low, high).
-
-    ``right`` is an array of 0/1 (or bool), not empty. Like the bootstrap it speaks of other reviews of the same kind,
-    and of nothing else; unlike it, it does not shrink to a point where all are right, or none.
-    """
-    found = binomtest(int(np.sum(right)), len(right)).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
-
-
-def measure(
-    lesson: str, method: str, predictions: np.ndarray, labels: np.ndarray, *, seed: int = 1, **measured: Any
-) -> ResultRow:
+def measure(lesson: str, method: str, predictions: np.ndarray, labels: np.ndarray, **measured: Any) -> ResultRow:
     """A row of the results table from ``predictions`` and ``labels``, two arrays of 0 and 1, one per test review.
 
     Accuracy with its 95 % interval, F1 and the number of test reviews, plus ``measured``: other fields of the row.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     scores = classification_metrics().compute(predictions=predictions, references=labels)
-    low, high = bootstrap_interval(predictions == labels, seed=seed)
+    low, high = wilson_interval(predictions == labels)
     return ResultRow(lesson, method, accuracy_low=low, accuracy_high=high, n_test=len(labels), **scores, **measured)

@@ -102,12 +102,12 @@ def plot_confusion(matrix: np.ndarray, words: Sequence[str], title: str) -> Figu
 def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> Figure:
     """Accuracy against the number of training reviews (log scale), mean and range over the repeats.
 
-    ``scores``: shape (sizes, repeats). Where all repeats gave one score (all reviews make one sample) no band is drawn.
+    ``scores``: shape (sizes, repeats). No band where repeats are NaN (all reviews make one sample).
     """
-    fig, ax = figure("More training reviews, better bag of words")
+    fig, ax = figure("Accuracy of the bag of words by training reviews")
     low, high = scores.min(axis=1), scores.max(axis=1)
     ax.fill_between(sizes, low, high, where=high > low, color=BLUE, alpha=0.2, label="range over samples")
-    ax.plot(sizes, scores.mean(axis=1), marker="o", color=BLUE, label="mean")
+    ax.plot(sizes, np.nanmean(scores, axis=1), marker="o", color=BLUE, label="mean")
     ax.axhline(floor, color=GREY, linestyle=":", linewidth=2, label="majority class")
     ax.set_xscale("log")
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])

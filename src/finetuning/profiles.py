@@ -8,6 +8,7 @@ from finetuning.errors import CourseError
 ASSETS = Path(__file__).parent / "assets"
 POCKET_T5 = ASSETS / "pocket_t5"
 POCKET_REVIEWS = ASSETS / "pocket_reviews"
+RAW_REVIEWS = ASSETS / "raw_reviews"
 
 
 @dataclass(frozen=True)

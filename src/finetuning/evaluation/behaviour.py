@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from finetuning.labels import LABEL_WORDS
-from finetuning.metrics import wilson
+from finetuning.metrics import wilson_interval
 
 TOLERANCE = 0.1  # how far a probability may move against the change before it counts (Ribeiro et al. 2020, section 2)
 PRAISE, BLAME = "I loved it and recommend it to everyone.", "I hated it and recommend it to nobody."
@@ -107,7 +107,7 @@ def failure_table(
         for name, (pairs, expectation) in tests.items():
             before, after = (scores[[place[pair[side]] for pair in pairs]] for side in (0, 1))
             failed = expectation(before, after)
-            low, high = wilson(failed)
+            low, high = wilson_interval(failed)
             table[name][f"{model} fails"] = f"{failed.mean():.1%} ({low:.1%} to {high:.1%})"
     return pd.DataFrame.from_dict(table, orient="index")
 

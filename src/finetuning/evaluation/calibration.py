@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from finetuning.metrics import wilson
+from finetuning.metrics import wilson_interval
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
@@ -20,7 +20,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) ->
     table = table.groupby("bin").agg(
         reviews=("accuracy", "size"), confidence=("confidence", "mean"), accuracy=("accuracy", "mean")
     )
-    table["low"], table["high"] = zip(*(wilson(np.asarray(right)[bins == which]) for which in table.index), strict=True)
+    table["low"], table["high"] = zip(*(wilson_interval(np.asarray(right)[bins == which]) for which in table.index), strict=True)
     table.insert(0, "from", np.asarray(edges)[table.index])
     table.insert(1, "to", np.asarray(edges)[table.index + 1])
     return table.reset_index(drop=True)

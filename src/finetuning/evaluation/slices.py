@@ -5,7 +5,7 @@ import pandas as pd
 from datasets import Dataset
 
 from finetuning.evaluation.pairs import ALPHA, holm, paired
-from finetuning.metrics import wilson
+from finetuning.metrics import wilson_interval
 
 SMALL = 50  # reviews; a smaller slice has an interval of twenty points or more, unless nearly all are right
 
@@ -52,7 +52,7 @@ def slice_table(slices: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> 
         line = {"slice": name, "reviews": int(rows.sum())}
         for method in (first, second):
             answers = right[method][rows]
-            low, high = wilson(answers)
+            low, high = wilson_interval(answers)
             line |= {method: answers.mean(), f"{method} low": low, f"{method} high": high}
         pair = paired(right[first][rows], right[second][rows])
         line |= {f"only {first}": pair.only_first, f"only {second}": pair.only_second, "p": pair.p}
