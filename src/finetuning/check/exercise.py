@@ -14,7 +14,7 @@ import tomllib
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from finetuning.profiles import ASSETS
 OPEN = "This gap is still open: write your answer in place of the dots and run the cell again."
 DRAWN = 40  # inputs drawn for an exercise, beside its fixed ones
 MOST = 1000  # values taken from an iterator
-SECONDS = 3  # of computing, for all the inputs of an exercise together
+SECONDS = 10  # for all the inputs of an exercise together
+HERE = Path(__file__).parent
 _wrong: Counter[str] = Counter()  # exercise -> wrong answers in this kernel
 
 
@@ -39,8 +40,32 @@ class Outcome:
     """What came of one input: a value, or the error that stopped the function."""
 
     value: Any = None
-    error: str = ""
+    error: BaseException | None = None
     without_return: str = ""  # what the function did instead of returning something
+
+
+class TimeLimit:
+    """Raises Mistake in the reader's function when SECONDS have passed, on systems that have such a timer."""
+
+    running = False  # whether the reader's function is being called
+
+    def __enter__(self) -> "TimeLimit":
+        self.timed = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+        if self.timed:
+            self.before = signal.signal(signal.SIGALRM, self.stop)
+            signal.setitimer(signal.ITIMER_REAL, SECONDS, 0.001)  # again and again, should an `except:` swallow it
+        return self
+
+    def stop(self, _: int, frame: Any) -> None:
+        if self.running and frame and Path(frame.f_code.co_filename).parent != HERE:
+            raise Mistake(
+                f"your function was still running after {SECONDS} seconds and was stopped: what ends its loops?"
+            )
+
+    def __exit__(self, *_: Any) -> None:
+        if self.timed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self.before)
 
 
 @dataclass
@@ -111,7 +136,9 @@ class exercise:
             return True
 
         case, wanted, outcome = cases[wrong[0]], right[wrong[0]], came[wrong[0]]
-        said = next((sentence for formula, sentence in text.get("mistakes", []) if explains(formula)), outcome.error)
+        said = next((sentence for formula, sentence in text.get("mistakes", []) if explains(formula)), "")
+        if not said and outcome.error:
+            said = tell_error(outcome.error, case)
         if not said and not same(self.try_all(answer, [case])[0].value, outcome.value, self.tolerance):
             said = "your function gives another answer to the same input each time: it draws at random, or keeps something."
         said = said or misfit(outcome, wanted)
@@ -128,10 +155,10 @@ class exercise:
         Raises Mistake where it does not come to an end or breaks a rule that ``play`` watches over.
         """
         came = []
-        with time_limit():
+        with TimeLimit() as limit:
             for case in cases:
                 try:
-                    came.append(attempt(functools.partial(self.play, answer), case))
+                    came.append(attempt(functools.partial(self.play, answer), case, limit))
                 except Mistake as mistake:
                     raise Mistake(f"{mistake}\n{show_input(case)}") from None
         return came
@@ -161,15 +188,19 @@ def is_gap(answer: Any) -> bool:
     return code is not None and code.co_code == (lambda: None).__code__.co_code and not any(code.co_consts)
 
 
-def attempt(function: Callable, case: dict) -> Outcome:
+def attempt(function: Callable, case: dict, limit: TimeLimit) -> Outcome:
     """One call of the reader's function with a copy of the input."""
     given, printed = copy.deepcopy(list(case.values())), io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the mean of nothing shows as nan
-            value = plain(function(*given))
+            limit.running = True
+            try:
+                value = plain(function(*given))
+            finally:
+                limit.running = False
     except (Exception, SystemExit) as error:
-        return Outcome(error=tell_error(error, case))
+        return Outcome(error=error)
     did = (
         "prints" if printed.getvalue() else "changes what it was given" if repr(given) != repr([*case.values()]) else ""
     )
@@ -178,36 +209,13 @@ def attempt(function: Callable, case: dict) -> Outcome:
 
 def tell_error(error: BaseException, case: dict) -> str:
     """An error as one of the reader's function, with the line it came from."""
-    frames = [
-        one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename).parent != Path(__file__).parent
-    ]
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename).parent != HERE]
     said = f"{type(error).__name__}: {error}"
     if not frames:
         return f"your function cannot be called with ({', '.join(case)}): {said}."
     line = [one for one in frames if one.filename == frames[0].filename][-1]
     text = f" ({line.line})" if line.line else ""
     return f"your function stopped with an error in line {line.lineno} of its cell{text}: {said}."
-
-
-@contextlib.contextmanager
-def time_limit() -> Iterator[None]:
-    """Raise Mistake in what runs inside after SECONDS of computing, on systems that have such a timer (not Windows)."""
-    if not hasattr(signal, "SIGPROF") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        raise Mistake(
-            f"your function did not come to an end in {SECONDS} seconds and was stopped: what ends its loops?"
-        )
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS, 0.1)  # again and again, should an `except:` swallow it
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
 
 
 def plain(value: Any) -> Any:
@@ -259,11 +267,11 @@ def misfit(outcome: Outcome, wanted: Any) -> str:
     if isinstance(wanted, bool):
         return ""
     if value is None:
-        did = outcome.without_return or "goes to its end"
-        return f"your function {did} and returns nothing here; end every way through it with `return`."
+        did = f"{outcome.without_return} and returns nothing" if outcome.without_return else "returned None"
+        return f"your function {did} here; does every way through it end with `return`?"
     if asked != came:
         return f"asked is {asked}, and your function returned {came}."
-    if isinstance(wanted, list) and [*map(kind, value)] != [*map(kind, wanted)]:
+    if isinstance(wanted, list) and (len(value), {*map(kind, value)}) != (len(wanted), {*map(kind, wanted)}):
         asked, came = (" and ".join(sorted({*map(kind, some)})) or "nothing" for some in (wanted, value))
         return f"asked is a list of {len(wanted)} ({asked}), and your function returned one of {len(value)} ({came})."
     return ""

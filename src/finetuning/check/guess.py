@@ -26,7 +26,9 @@ def compare(guess: Any, outcome: Any, form: str = "{}", measure: str = "factor")
     elif measure == "share" and not 0 <= number <= 1:
         print(f"Your guess: {number:g}. Outcome: {came}. A share lies between 0 and 1.")
     else:
-        print(f"Your guess: {form.format(number)}. Outcome: {came}. {_distance(number, outcome, measure)}")
+        whole = number.is_integer() and not isinstance(outcome, float)
+        said = form.format(int(number) if whole else number)
+        print(f"Your guess: {said}. Outcome: {came}. {_distance(number, outcome, measure)}")
 
 
 def _number(guess: Any) -> float | None:
@@ -44,7 +46,7 @@ def _distance(guess: float, outcome: float, measure: str) -> str:
             return "Well guessed."
         far = f", by a factor of {max(guess / outcome, outcome / guess):.2g}" if min(guess, outcome) > 0 else ""
     else:
-        points = abs(guess - outcome) * (100 if measure == "share" else 1)
+        points = round(abs(guess - outcome) * (100 if measure == "share" else 1), 6)
         if points <= GOOD[measure]:
             return "Well guessed."
         far = f", by {points:.1f} points"

@@ -3,12 +3,12 @@
 import math
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
 
-from finetuning.check.exercise import Mistake, exercise
+from finetuning.check.exercise import Mistake, exercise, plain
 
 
 def _verdicts(draw: random.Random) -> tuple:
@@ -135,11 +135,14 @@ def _watched(answer: Callable, texts: list[str], batch_size: int) -> list[str]:
     made = answer(read(), predict, batch_size)
     if isinstance(made, (list, tuple, np.ndarray)):
         raise Mistake("a list holds the answers to a million reviews at once; `yield` them instead.")
+    if not isinstance(made, Iterable):
+        raise Mistake(f"asked are the answers one after the other, and {plain(made)!r} came; `yield` them.")
     for one in made:
+        if isinstance(one, list):
+            raise Mistake("the answers to a whole batch came as one list; `yield from` passes them on one by one.")
         if len(taken) - len(given) > batch_size:
-            raise Mistake(
-                f"{len(taken)} reviews were read when answer {len(given) + 1} came: more than the {batch_size} of a batch are held."
-            )
+            seen = f"{len(taken)} reviews were read when answer {len(given) + 1} came"
+            raise Mistake(f"{seen}: more than the {batch_size} of a batch are held.")
         given.append(one)
         if len(given) > len(texts):
             raise Mistake(f"more answers come than there are reviews ({len(texts)}): what ends its loop?")
