@@ -1,5 +1,7 @@
 """Every exercise takes right answers of any style, and says of wrong ones what is wrong and nothing that is not so."""
 
+# ruff: noqa: E501  (an answer is one line, as it is shown to whom it fails)
+
 import contextlib
 import inspect
 import io
