@@ -2,15 +2,16 @@
 
 ``check.leaks(answer)``, ``check.compare(guess, outcome)``, ``check.quiz("01", "a b c")``.
 
-Each exercise tries your answer on small cases and says what is right or wrong with it; a module per lesson holds them.
+Each exercise tries your answer on many inputs and shows one for which it goes wrong; a module per lesson holds them.
 """
 
-from finetuning.check.feedback import compare, quiz, quiz_markdown
+from finetuning.check.guess import compare
 from finetuning.check.lesson01 import leaks, length_limit, padding_waste, star_words
 from finetuning.check.lesson02 import choose_prompt, decisive_word, interval, majority
 from finetuning.check.lesson03 import bought, mask_padding, pick_training, positive_probability
 from finetuning.check.lesson04 import accumulated_loss, lowest_stage, reshard, zero_bytes
 from finetuning.check.lesson05 import calibration_error, mcnemar, negation_slice, stream_answers
+from finetuning.check.quiz import quiz, quiz_markdown
 
 EXERCISES = {
     "01": (leaks, star_words, length_limit, padding_waste),

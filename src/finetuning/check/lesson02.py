@@ -1,118 +1,105 @@
-"""Lesson 02: the floor, a bag of words, the choice of a prompt, an interval."""
+"""Lesson 02: the floor, an interval, a bag of words, the choice of a prompt."""
 
-from typing import Any
+import random
 
-from finetuning.check.feedback import Mistake, exercise, name_mistake, near, number, result
+from finetuning.check.exercise import exercise
 
 
-@exercise(
-    "Two steps: which label is more frequent in train, and how often is it right in test?",
-    "The test labels may only be used to mark the answer, not to choose it.",
-    "most = 1 if the mean of the training labels is above a half, else 0; then the share of test labels equal to it.",
-)
-def majority(answer: Any) -> str:
-    """``answer(train_labels, test_labels)``.
+def _labels(draw: random.Random) -> list[int]:
+    """An odd number of labels, so that one of the two is more frequent."""
+    return draw.choices([0, 1], weights=[draw.random(), draw.random()], k=draw.choice([3, 5, 7, 9]))
 
-    The accuracy on test of always answering what is most frequent in train.
-    """
-    accuracy = number(result(answer, [1, 1, 1, 0], [0, 0, 0, 0, 1]))
-    named = (
-        (0.8, "the answer was chosen by the test labels; a baseline may look at those of train only."),
-        (0.75, "that is how often the answer is right in train; it is measured on test."),
-        (1, "that is the label itself; asked is how often it is right."),
-        (20, "asked is a share between 0 and 1, not a percentage."),
-    )
-    name_mistake(accuracy, named)
-    other = number(result(answer, [0, 0, 1], [0, 1, 1, 1]))
-    if near(other, 0.75):
-        raise Mistake("you always answer 1, but in another train the 0 may be more frequent.")
-    if not near(accuracy, 0.2) or not near(other, 0.25):
-        raise Mistake(
-            f"train [1, 1, 1, 0] makes the answer 1, which is right for one of the test labels [0, 0, 0, 0, 1]; you got {accuracy:g}."
-        )
-    return "On a test set that is unlike train the floor can lie far below a half."
+
+def _most(labels: list[int]) -> int:
+    return int(2 * sum(labels) > len(labels))
 
 
 @exercise(
-    "A word's pull is its weight times the number of times it occurs.",
-    "Words without a weight pull nothing: `weights.get(word, 0)`.",
-    "Compare the sizes of the pulls, whatever their sign: `max(words, key=lambda word: abs(…))`.",
+    fixed=[
+        *(([1, 1, 0], [1, 1, 1, 0]), ([0, 1, 0], [0, 1, 1, 1]), ([0, 1, 1, 1, 0], [0, 0, 0, 0, 1])),
+        *(([0], [1, 1]), ([1, 1], [1])),
+    ],
+    drawn=lambda draw: (_labels(draw), _labels(draw)),
 )
-def decisive_word(answer: Any) -> str:
-    """``answer(text, weights)``: the word of a text that moves a bag-of-words verdict most."""
-    weights = {"good": 1.5, "awful": -3.0, "slow": -2.0, "fine": 1.0, "superb": 4.0}
-    word = result(answer, "slow slow good awful", weights)
-    if not isinstance(word, str):
-        raise Mistake(f"asked is the word itself, and your function returned {word!r}.")
-    named = {
-        "awful": "'awful' has the largest weight, but 'slow' stands there twice, and each time counts.",
-        "good": "you took the largest pull towards positive; a pull towards negative decides as well.",
-        "superb": "'superb' does not occur in that text: only words that do can pull.",
-    }
-    if word in named:
-        raise Mistake(named[word])
-    if result(answer, "the plot is fine the end the", weights) != "fine":
-        raise Mistake("a word without a weight pulls nothing, however often it occurs.")
-    if word != "slow" or result(answer, "fine fine good", weights) != "fine":
-        raise Mistake("for 'slow slow good awful' the pulls are slow -4, awful -3, good 1.5.")
-    return "This is how a linear model explains itself, exactly; for T5 lesson 05 can only probe."
+def majority(train_labels: list[int], test_labels: list[int]) -> float:
+    """The accuracy on test of always answering what is most frequent in train."""
+    return test_labels.count(_most(train_labels)) / len(test_labels)
+
+
+def _interval(right: int, n: int, errors: float = 1.96, power: float = 0.5, reviews: int | None = None) -> tuple:
+    p = right / n
+    half = errors * (p * (1 - p) / (reviews or n)) ** power
+    return p - half, p + half
+
+
+def _wilson(right: int, n: int, z: float = 1.96) -> tuple:
+    half = z * (right * (n - right) / n + z * z / 4) ** 0.5
+    return (right + z * z / 2 - half) / (n + z * z), (right + z * z / 2 + half) / (n + z * z)
 
 
 @exercise(
-    "Which of the two dicts may help to choose? Which one may only be reported?",
-    "The prompt is the key with the largest value in validation: `max(validation, key=validation.get)`.",
-    "Return that prompt and its accuracy on test.",
+    fixed=[(80, 100), (300, 400), (10, 20), (50, 50), (0, 30)],
+    # an interval that stays between 0 and 1, so that it is all one whether it is cut there
+    drawn=lambda draw: ((n := draw.choice([20, 50, 100, 200, 1000])), draw.randint(n // 4, 3 * n // 4))[::-1],
 )
-def choose_prompt(answer: Any) -> str:
-    """``answer(validation, test)``: the prompt to use and the accuracy to report.
+def interval(right: int, n: int) -> tuple:
+    """The 95 % interval (low, high) of an accuracy, by the normal approximation."""
+    return _interval(right, n)
 
-    Both arguments: dict of prompt -> accuracy.
-    """
-    chosen = result(answer, {"a": 0.70, "b": 0.74, "c": 0.72}, {"a": 0.75, "b": 0.71, "c": 0.73})
-    if not isinstance(chosen, list) or len(chosen) != 2:
-        raise Mistake("return two things: the prompt, and the accuracy you would report for it.")
-    prompt, accuracy = chosen
-    if prompt == "a":
-        raise Mistake(
-            "you chose the prompt that is best on test: reported, that number would be too good, for chance helped to pick it."
-        )
-    if near(accuracy, 0.74):
-        raise Mistake(
-            "the prompt is well chosen, but its validation accuracy helped to choose it and is too good; report another number."
-        )
-    if prompt != "b" or not near(accuracy, 0.71):
-        raise Mistake(f"on validation b is best; you returned {prompt!r} with {accuracy!r}.")
-    return "It may hurt to report less than the best number on the table, but it is the honest one."
+
+_WEIGHTS = {"good": 1.5, "awful": -3.0, "slow": -2.0, "fine": 1.0, "superb": 4.0, "low": 0.7, "art": -0.9}
+
+
+def _pulls(text: str, weights: dict[str, float], times: int = 1, weighs: int = 1) -> dict[str, float]:
+    words = text.split()
+    return {word: round(words.count(word) ** times * weights.get(word, 0.0) ** weighs, 4) for word in words}
+
+
+def _strongest(pulls: dict[str, float]) -> str:
+    return max(pulls, key=lambda word: abs(pulls[word]))
+
+
+def _text(draw: random.Random) -> tuple:
+    """A text in which one word clearly pulls the most, with words that stand in other words."""
+    while True:
+        weights = {word: round(weight * draw.uniform(0.4, 1.6), 2) for word, weight in _WEIGHTS.items()}
+        text = " ".join(draw.choices([*_WEIGHTS, "the", "party", "slowly", "refine"], k=draw.randint(3, 9)))
+        pulls = sorted(map(abs, _pulls(text, weights).values()))
+        if pulls[-1] > sum(pulls[-2:-1]) + 0.1:
+            return text, weights
 
 
 @exercise(
-    "The accuracy p is right / n; it stands in the middle of the interval.",
-    "The standard error of a share is the square root of p (1 - p) / n.",
-    "low and high are p minus and plus 1.96 standard errors.",
+    fixed=[
+        *(("slow slow good awful", _WEIGHTS), ("the plot is fine the end the", _WEIGHTS), ("superb", _WEIGHTS)),
+        *(("fine fine good", _WEIGHTS), ("good low slow slowly", {"low": -1.0, "good": 1.5, "slow": 0.5})),
+    ],
+    drawn=_text,
 )
-def interval(answer: Any) -> str:
-    """``answer(right, n)``: the 95 % interval (low, high) of an accuracy, by the normal approximation."""
-    given = result(answer, 80, 100)
-    if not isinstance(given, list) or len(given) != 2:
-        raise Mistake("return two numbers, the lower and the upper end.")
-    low, high = (number(end) for end in given)
-    if low > 1 or high > 2:
-        raise Mistake("these are counts or percentages; the interval of an accuracy lies between 0 and 1.")
-    half = (high - low) / 2
-    named = (
-        (0.04, "that is one standard error on either side: it holds two intervals in three, not 95 of 100."),
-        (
-            1.96 * 0.0016,
-            "the variance of the accuracy is p (1 - p) / n; its standard error is the square root of that.",
-        ),
-        (1.96 * 0.4, "divide by n: the more reviews, the narrower the interval."),
-        (0.0784 / 2, "that is half as wide as it should be: 1.96 standard errors go on either side."),
-    )
-    name_mistake(half, named)
-    if not near(low, 0.7216, 2e-3) or not near(high, 0.8784, 2e-3):
-        raise Mistake(
-            f"80 of 100 give a standard error of 0.04, so the interval is 0.80 minus and plus 1.96 of them; you got {low:.3f} to {high:.3f}."
-        )
-    if not near(result(answer, 300, 400), [0.7076, 0.7924], 2e-3):
-        raise Mistake("right for 80 of 100, but not for 300 of 400: does a number stand in it that should be p or n?")
-    return "Four times the reviews halve the interval: certainty is bought at a rising price."
+def decisive_word(text: str, weights: dict[str, float]) -> str:
+    """The word of a text that moves a bag-of-words verdict most."""
+    return _strongest(_pulls(text, weights))
+
+
+def _prompts(draw: random.Random) -> tuple:
+    """Accuracies on validation and on test, no two alike; the dicts need not be in the same order."""
+    names = draw.sample(["plain", "sst2", "task", "question", "none"], k=draw.randint(2, 5))
+    shares = iter(draw.sample(range(50, 95), k=2 * len(names)))
+    return tuple({name: next(shares) / 100 for name in draw.sample(names, k=len(names))} for _ in range(2))
+
+
+def _best(shares: dict[str, float]) -> str:
+    return max(shares, key=lambda name: shares[name])
+
+
+@exercise(
+    fixed=[
+        ({"a": 0.70, "b": 0.74, "c": 0.72}, {"a": 0.75, "b": 0.71, "c": 0.73}),
+        *(({"a": 0.80, "b": 0.60}, {"a": 0.79, "b": 0.50}), ({"only": 0.61}, {"only": 0.58})),
+    ],
+    drawn=_prompts,
+)
+def choose_prompt(validation: dict[str, float], test: dict[str, float]) -> tuple:
+    """The prompt to use and the accuracy to report; both arguments: a dict of prompt -> accuracy."""
+    prompt = _best(validation)
+    return prompt, test[prompt]

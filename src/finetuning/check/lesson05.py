@@ -1,153 +1,169 @@
 """Lesson 05: a paired test, the calibration error, a slice, predictions in a stream."""
 
-from collections.abc import Iterator
-from typing import Any
+import math
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 
-from finetuning.check.feedback import Mistake, exercise, name_mistake, near, number, result
+from finetuning.check.exercise import Mistake, exercise, plain
+
+
+def _verdicts(draw: random.Random) -> tuple:
+    n, share = draw.randint(5, 30), draw.random()
+    return [int(draw.random() < 0.7) for _ in range(n)], [int(draw.random() < share) for _ in range(n)]
+
+
+def _alone(first: list[int], second: list[int]) -> tuple[int, int]:
+    """On how many reviews the first alone is right, and the second alone."""
+    pairs = list(zip(first, second, strict=True))
+    return sum(a > b for a, b in pairs), sum(b > a for a, b in pairs)
+
+
+def _tail(times: int, tosses: int) -> float:
+    """The chance that a fair coin shows one side at least so many times."""
+    return sum(math.comb(tosses, k) for k in range(times, tosses + 1)) / 2**tosses
+
+
+def _chi_square(first: list[int], second: list[int], correction: float = 0) -> float:
+    b, c = _alone(first, second)
+    return math.erfc(max(abs(b - c) - correction, 0) / math.sqrt(2 * (b + c))) if b + c else 1.0
 
 
 @exercise(
-    "Only the reviews on which exactly one of the two is right can tell them apart; count both kinds.",
-    "If the two were equally good, each such review would be a coin toss: a binomial distribution with a half.",
-    "`scipy.stats.binomtest(b, b + c).pvalue`, where b and c are the two counts; without any such review p is 1.",
+    fixed=[
+        ([1] * 8 + [0] * 2 + [1] * 10 + [0] * 3, [0] * 8 + [1] * 2 + [1] * 10 + [0] * 3),
+        *(([1, 0, 1], [1, 0, 1]), ([1, 1, 0, 0], [0, 1, 1, 0]), ([0] * 6, [1] * 6), ([1], [0])),
+    ],
+    drawn=_verdicts,
 )
-def mcnemar(answer: Any) -> str:
-    """``answer(first, second)``: the exact two-sided p-value of McNemar's test.
+def mcnemar(first: list[int], second: list[int]) -> float:
+    """The exact two-sided p-value of McNemar's test, from two lists of right (1) and wrong (0) answers."""
+    alone = _alone(first, second)
+    return min(1.0, 2 * _tail(max(alone), sum(alone)))
 
-    Both: lists of right (1) and wrong (0) answers.
-    """
-    first, second = [1] * 8 + [0] * 2 + [1] * 10 + [0] * 3, [0] * 8 + [1] * 2 + [1] * 10 + [0] * 3
-    p = number(result(answer, first, second))
-    named = (
-        (0.0546875, "that is one tail; the second may be the better one as well, so both tails count."),
-        (
-            0.0577795,
-            "that is the chi-square approximation; with so few differing reviews it is too sure of itself. Use the binomial.",
-        ),
-        (0.1138463, "that is the chi-square approximation with a correction; the exact test is the binomial."),
-        (0.0214844, "the outcome 8 to 2 itself is missing: count what is as extreme, not only what is more so."),
-        (
-            0.2100244,
-            "you tossed a coin for all 23 reviews; those on which both agree say nothing about which is better.",
-        ),
-    )
-    name_mistake(p, named)
-    if not 0 <= p <= 1:
-        raise Mistake(f"a p-value lies between 0 and 1, and you got {p:g}.")
-    if near(p, 0.109375, 1e-4):
-        if near(number(result(answer, [1, 0, 1], [1, 0, 1])), 1):
-            return "Reviews on which both agree say nothing about which is better, however many there are."
-        raise Mistake("two models that agree on every review cannot be told apart: p is 1.")
-    raise Mistake(
-        f"of 23 reviews the first alone is right on 8, the second alone on 2; the other 13 do not count. You got {p:.4f}."
-    )
+
+def _bins(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray, left: bool = False) -> list[tuple]:
+    """Share of the reviews, mean confidence and share of right answers of each bin that is not empty."""
+    inside = [
+        (confidence >= low) & (confidence < high) if left else (confidence > low) & (confidence <= high)
+        for low, high in pairwise(edges)
+    ]
+    return [(one.mean(), confidence[one].mean(), right[one].mean()) for one in inside if one.any()]
+
+
+def _confidences(draw: random.Random) -> tuple:
+    """Confidences of which some lie on the edges of the bins, never on the lowest."""
+    edges = draw.choice([[0.5, 0.75, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0], [0.5, 0.625, 0.75, 0.875, 1.0]])
+    values = [draw.choice([*edges[1:], round(draw.uniform(0.51, 0.99), 2)]) for _ in range(draw.randint(3, 10))]
+    return np.array(values), np.array(draw.choices([0, 1, 1], k=len(values))), np.array(edges)
+
+
+_SURE = np.array([0.6, 0.6, 0.9, 0.6, 0.9, 0.6]), np.array([1, 1, 0, 1, 1, 0])
 
 
 @exercise(
-    "Look at words, not at letters: 'nothing', 'notice' and 'another' hold the letters of 'not'.",
-    'Split the lower-cased text into words first: `re.findall(r"[\\w\']+", text.lower())`.',
-    "A word negates when it is 'not', 'no', 'never', 'without', or ends in \"n't\".",
+    fixed=[
+        *((*_SURE, np.array([0.5, 0.75, 1.0])), (*_SURE, np.array([0.0, 0.5, 0.75, 1.0]))),
+        *((np.array([1.0, 0.75]), np.array([1, 1]), np.array([0.5, 0.75, 1.0])), (*_SURE, np.array([0.5, 1.0]))),
+    ],
+    drawn=_confidences,
 )
-def negation_slice(answer: Any) -> str:
-    """``answer(text)``: whether a review belongs to the slice of those that negate something."""
-    cases = {
-        "It was not good.": "it misses a plain 'not'.",
-        "NOT what I paid for.": "it misses capital letters.",
-        "I didn't laugh once.": 'it misses short forms such as "didn\'t".',
-        "I never looked at the clock.": "it misses 'never'.",
-        "A film without a heart": "it misses 'without'.",
-        "No plot at all.": "it misses 'no'.",
-    }
-    wrong = {
-        "Another notable film, a knot well tied.": "it finds 'not' inside other words, such as 'another' and 'notable'.",
-        "A warm and funny film.": "it finds a negation where there is none.",
-        "I now know the piano score by heart.": "it finds 'no' inside other words, such as 'know' and 'piano'.",
-    }
-    for text, sentence in cases.items():
-        if not result(answer, text):
-            raise Mistake(f"{sentence} ({text})")
-    for text, sentence in wrong.items():
-        if result(answer, text):
-            raise Mistake(f"{sentence} ({text})")
-    return "A slice is a question put as a function: is the model as good where something is negated?"
+def calibration_error(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> float:
+    """The expected calibration error; a bin holds confidences above one edge and up to the next."""
+    return sum(share * abs(sure - true) for share, sure, true in _bins(confidence, right, edges))
 
 
-@exercise(
-    "For each bin: how sure was the model there on average, and how often was it right?",
-    "The gap of a bin is the absolute difference of the two; an empty bin has none.",
-    "Weight each gap by the share of all reviews that lie in its bin, and add up.",
-)
-def calibration_error(answer: Any) -> str:
-    """``answer(confidence, right, edges)``: the expected calibration error.
+_NEGATORS = ("not", "no", "never", "without", "didn't", "isn't", "can't", "won't")
+_PLAIN = ["a", "film", "plot", "warm", "and", "another", "notable", "knot", "know", "piano", "went", "nevertheless"]
 
-    A bin holds confidences above one edge and up to the next.
-    """
-    confidence, right = np.array([0.6, 0.6, 0.6, 0.6, 0.9, 0.9]), np.array([1, 1, 1, 0, 0, 1])
-    error = number(result(answer, confidence, right, [0.5, 0.75, 1.0]))
-    signed = "the gaps cancel: in one bin the model is too sure, in the other not sure enough. Take absolute values."
-    named = (
-        (0.275, "you average over the bins; a bin with more reviews must weigh more."),
-        (0.55, "you add the gaps up without weighting them by the reviews in each bin."),
-        (1 / 30, signed),
-        (-1 / 30, signed),
-        (2.8 / 6, "you compare review by review; one review is right or wrong, only a bin has a share of right ones."),
-        (70 / 3, "asked is a number between 0 and 1, not a percentage."),
-    )
-    name_mistake(error, named)
-    if not near(error, 7 / 30, 1e-4):
-        raise Mistake(
-            f"four reviews at 0.6, three right, and two at 0.9, one right: 4/6 of 0.15 plus 2/6 of 0.40; you got {error:g}."
+
+def _negators(text: str, but: tuple = ()) -> list[str]:
+    """The words of a text that negate."""
+    words = re.findall(r"[\w']+", text.lower())
+    return [word for word in words if word in {*_NEGATORS} - {*but} or (word.endswith("n't") and "n't" not in but)]
+
+
+def _sentence(draw: random.Random) -> tuple:
+    """Plain words, of which some hold the letters of a negation, with a negation among them or without."""
+    words = draw.choices(_PLAIN, k=draw.randint(2, 6))
+    if draw.random() < 0.6:
+        negator = draw.choice(_NEGATORS)
+        words.insert(
+            draw.randint(0, len(words)), draw.choice([negator, negator, negator.upper(), negator.capitalize()])
         )
-    if not near(number(result(answer, confidence, right, [0.0, 0.5, 0.75, 1.0])), 7 / 30, 1e-4):
-        raise Mistake("with an empty bin it comes out differently, or as no number; leave empty bins out.")
-    if not near(number(result(answer, np.array([0.75, 1.0]), np.array([1, 1]), [0.5, 0.75, 1.0])), 0.125, 1e-4):
-        raise Mistake("a confidence on an edge belongs to the bin below it; 1.0 is in the last bin.")
-    return "A small error says that of the reviews called 90 % sure about nine in ten are right; it says nothing about accuracy."
+    return (" ".join(word + draw.choice(["", "", "", ",", "."]) for word in words),)
 
 
 @exercise(
-    "Collect texts in a list until it is as long as a batch, hand it to `predict`, and begin a new one.",
-    "`yield from predict(batch)` passes the answers on, one after the other, before the next text is read.",
-    "After the loop the last batch may be shorter, but not empty: `if batch: yield from predict(batch)`.",
+    fixed=[
+        *(("It was not good.",), ("A warm and funny film.",), ("NOT what I paid for.",), ("Good? Certainly not!",)),
+        *(("I didn't laugh once.",), ("I never looked at the clock.",), ("A film without a heart",), ("No plot.",)),
+        *(("Another notable film, a knot well tied.",), ("I now know the piano score by heart.",), ("",)),
+    ],
+    drawn=_sentence,
 )
-def stream_answers(answer: Any) -> str:
-    """``answer(texts, predict, batch_size)``.
+def negation_slice(text: str) -> bool:
+    """Whether a review belongs to the slice of those that negate something."""
+    return bool(_negators(text))
 
-    Yields the answer to each text of an iterator, and never holds more than a batch.
-    """
-    if not callable(answer):
-        raise Mistake("hand over the function itself, without brackets behind its name.")
-    taken, batches = [], []
 
-    def texts() -> Iterator[str]:
-        for i in range(7):
-            taken.append(i)
-            yield f"review {i}"
+def _watched(answer: Callable, texts: list[str], batch_size: int) -> list[str]:
+    """The answers of a stream. Raises Mistake where it reads, holds or predicts more than it may."""
+    taken: list[str] = []
+    calls: list[int] = []
+    given: list[str] = []
+
+    def read() -> Iterator[str]:
+        for text in texts:
+            taken.append(text)
+            yield text
 
     def predict(batch: list[str]) -> list[str]:
-        batches.append(len(batch))
+        batch = list(batch)
+        calls.append(len(batch))
+        if not batch:
+            raise Mistake("`predict` got an empty batch; when the reviews divide evenly nothing is left at the end.")
+        if len(batch) > batch_size:
+            raise Mistake(f"`predict` got a batch of {len(batch)}, and {batch_size} is the most it may get.")
+        if len(calls) > len(texts):
+            raise Mistake(f"`predict` was called {len(calls)} times for {len(texts)} reviews, and was stopped there.")
         return [text.upper() for text in batch]
 
-    made = answer(texts(), predict, 3)
-    if isinstance(made, list):
+    made = answer(read(), predict, batch_size)
+    if isinstance(made, (list, tuple, np.ndarray)):
         raise Mistake("a list holds the answers to a million reviews at once; `yield` them instead.")
-    given = [next(made, None)]
-    if len(taken) == 7:
-        raise Mistake("all reviews were read before the first answer came; a file may be larger than your memory.")
-    given += made
-    if 1 in batches[:-1]:
-        raise Mistake("`predict` was called for single reviews; in batches it is many times as fast.")
-    if max(batches, default=0) > 3:
-        raise Mistake(f"a batch of {max(batches)} was handed to `predict`, and 3 is the most it may get.")
-    if len(given) == 6:
-        raise Mistake("the answer to the last review is missing: what is left over at the end is a batch too.")
-    if batches[-1:] == [0]:
-        raise Mistake("the last batch was empty; when the reviews divide evenly there is nothing left to predict.")
-    if given != [f"REVIEW {i}" for i in range(7)]:
-        raise Mistake(f"seven reviews were put in and {len(given)} answers came out, or in another order.")
-    made = list(answer(iter(["a", "b"]), predict, 2))
-    if made != ["A", "B"] or 0 in batches:
-        raise Mistake("two reviews in batches of two: one batch, and no empty one after it.")
-    return "The command `python -m finetuning predict` reads files of any size in just this way."
+    if not isinstance(made, Iterable):
+        raise Mistake(f"asked are the answers one after the other, and {plain(made)!r} came; `yield` them.")
+    for one in made:
+        if isinstance(one, list):
+            raise Mistake("the answers to a whole batch came as one list; `yield from` passes them on one by one.")
+        if len(taken) - len(given) > batch_size:
+            seen = f"{len(taken)} reviews were read when answer {len(given) + 1} came"
+            raise Mistake(f"{seen}: more than the {batch_size} of a batch are held.")
+        given.append(one)
+        if len(given) > len(texts):
+            raise Mistake(f"more answers come than there are reviews ({len(texts)}): what ends its loop?")
+    if len(given) < len(texts):
+        raise Mistake(
+            f"{len(given)} answers came for {len(texts)} reviews; what is left over at the end is a batch too."
+        )
+    if len(calls) > -(-len(texts) // batch_size):
+        raise Mistake(
+            f"`predict` was called {len(calls)} times, for batches of {calls}; full ones are many times as fast."
+        )
+    return given
+
+
+@exercise(
+    fixed=[
+        *((["a", "b", "c", "d", "e", "f", "g"], 3), (["a", "b"], 2), (["a", "b", "c"], 5), ([], 2), (["a", "a"], 1)),
+    ],
+    drawn=lambda draw: ([f"review {draw.randrange(9)}" for _ in range(draw.randint(0, 9))], draw.randint(1, 4)),
+    play=_watched,
+)
+def stream_answers(texts: list[str], batch_size: int) -> list[str]:
+    """The answer to each text of an iterator, never holding more than a batch."""
+    return [text.upper() for text in texts]

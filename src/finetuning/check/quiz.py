@@ -1,0 +1,86 @@
+"""The quizzes of the lessons: their questions, and what is said to an answer."""
+
+import re
+import tomllib
+from typing import Any
+
+from finetuning.errors import CourseError
+from finetuning.profiles import ASSETS
+
+
+def questions(lesson: str) -> list[dict]:
+    """The quiz of a lesson.
+
+    A list of dicts with ``ask``, ``right`` (a letter) and ``a``, ``b`` … -> [choice, why or why not].
+
+    Raises CourseError for a lesson without a quiz.
+    """
+    path = ASSETS / "quiz" / f"{lesson}.toml"
+    if not path.exists():
+        names = ", ".join(sorted(file.stem for file in path.parent.glob("*.toml")))
+        raise CourseError(f"There is no quiz for lesson {lesson!r}; choose one of {names}.")
+    return tomllib.loads(path.read_text(encoding="utf-8"))["question"]
+
+
+def letters(question: dict) -> list[str]:
+    """The letters of a question's choices."""
+    return [key for key in question if len(key) == 1]
+
+
+def quiz_markdown(lesson: str) -> str:
+    """A quiz as the lesson shows it.
+
+    The questions with their choices, and below them, folded, a word on every choice.
+    """
+    asked, explained = [], []
+    for i, question in enumerate(questions(lesson), 1):
+        choices = [f"   - **{letter}** {question[letter][0]}" for letter in letters(question)]
+        asked.append("\n".join([f"{i}. {question['ask']}", *choices]))
+        words = [f"{letter}: {question[letter][1]}" for letter in letters(question)]
+        explained.append(f"{i}. **{question['right']}.** " + " ".join(words))
+    folded = (
+        "<details><summary>The answers, each choice explained</summary>\n\n" + "\n".join(explained) + "\n\n</details>"
+    )
+    return "\n".join(asked) + "\n\n" + folded
+
+
+def quiz(lesson: str, answers: Any = "") -> None:
+    """Answer a quiz: one letter per question, as in ``"b c a"``, ``"1b 2c 3a"`` or a list.
+
+    Prints what each chosen letter gets right or wrong. Where the answer is right, the other choices are explained too.
+    """
+    asked = questions(lesson)
+    given = chosen(answers)
+    if not given:
+        shown = " ".join("abcabc"[: len(asked)])
+        print(f'Write one letter for each of the {len(asked)} questions between the quotes, as in "{shown}".')
+        return
+    if len(given) != len(asked):
+        print(f"There are {len(asked)} questions, and {len(given)} answers were given: give one letter for each.")
+        return
+    right = 0
+    for i, (question, letter) in enumerate(zip(asked, given, strict=True), 1):
+        if letter not in letters(question):
+            print(f"{i} {letter}: there is no such choice; choose one of {', '.join(letters(question))}.")
+        elif letter != question["right"]:
+            print(f"{i} {letter}: not so. {question[letter][1]}")
+        else:
+            right += 1
+            print(f"{i} {letter}: right. {question[letter][1]}")
+            for other in letters(question):
+                if other != letter:
+                    print(f"    not {other}: {question[other][1]}")
+    again = "" if right == len(asked) else " Change the others and run the cell again."
+    print(f"{right} of {len(asked)} right.{again}")
+
+
+def chosen(answers: Any) -> list[str]:
+    """The letters of an answer in the order of the questions: they may be numbered, in a list or a dict, or run on."""
+    if isinstance(answers, dict):
+        answers = [f"{number} {letter}" for number, letter in answers.items()]
+    text = " ".join(map(str, answers)) if isinstance(answers, (list, tuple)) else str(answers or "")
+    text = text.lower()
+    numbered, found = re.findall(r"(\d+)\W*([a-z])", text), re.findall(r"[a-z]", text)
+    if len(numbered) == len(found):
+        found = [letter for _, letter in sorted(numbered, key=lambda pair: int(pair[0]))]
+    return found
