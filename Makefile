@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 BIN := $(VENV)/bin
 
-.PHONY: help setup run test quick lint latest lab bench figures slides learner readme clean
+.PHONY: help setup run test quick soak lint latest lab bench figures slides learner readme clean
 
 help:  ## this list, with how long each takes
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':[^#]*## *' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -38,15 +38,24 @@ setup:  ## set up .venv (2-5 minutes, once; the other commands do it by themselv
 	  ""|"$(realpath .)"/*) $(MAKE) --silent --no-print-directory $(VENV)/installed;; \
 	  *) echo "$(VENV) is lent by another folder: nothing is installed into it";; esac
 
-run: setup  ## run the whole course headless (7 minutes on 2 cores with bfloat16, 17 without; PROFILE= REVIEWS= BASE_MODEL= LIMIT= SEED= RUN= FRESH=1)
+run: setup  ## run the whole course headless (7 minutes on 2 cores with bfloat16, 17 without; PROFILE= REVIEWS= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
 	@$(BIN)/python -m finetuning run --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)") \
-	  $(if $(LIMIT),--limit "$(LIMIT)") $(if $(SEED),--seed "$(SEED)") $(if $(RUN),--name "$(RUN)") $(if $(FRESH),--fresh)
+	  $(if $(LIMIT),--limit "$(LIMIT)") $(if $(SEED),--seed "$(SEED)") $(if $(RUN),--name "$(RUN)") $(if $(LESSONS),--lessons "$(LESSONS)") $(if $(FRESH),--fresh)
 
-test: lint  ## all that CI runs: lint, unit tests, every notebook (45 minutes on 2 cores)
-	@$(BIN)/python -m pytest
+# Two workers with a thread each share the files out; what measures the clock, the course itself above all, runs alone after them.
+PYTEST := python -m pytest --durations 10
+SHARED := OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m
 
-quick: lint  ## lint and unit tests, for the edit loop (4 minutes)
-	@$(BIN)/python -m pytest -m "not slow"
+test: lint  ## all that CI runs: lint, unit tests, the whole course (15 minutes on 2 cores with bfloat16, 25 without)
+	@$(SHARED) "not soak and not alone"
+	@$(BIN)/$(PYTEST) -m "alone and not soak"
+
+quick: lint  ## lint and unit tests, for the edit loop (2 minutes)
+	@$(SHARED) "not soak and not slow and not alone"
+	@$(BIN)/$(PYTEST) -m "alone and not soak and not slow"
+
+soak: setup  ## what takes long and seldom breaks: kills, full width, real reviews, rebuilds, memory, the bench (90-120 minutes)
+	@$(BIN)/$(PYTEST) -m soak
 
 # Each of them is silent when all is well.
 lint: setup  ## style, types, the direction of imports, spelling, links, and no output in notebooks (15 seconds)
@@ -58,7 +67,7 @@ lint: setup  ## style, types, the direction of imports, spelling, links, and no 
 	@$(BIN)/python tests/links.py
 
 # A second environment, made anew each time: what pip would install today, were nothing pinned.
-latest:  ## make test on the newest version of every library, in build/latest (50 minutes)
+latest:  ## make test on the newest version of every library, in build/latest (20 minutes)
 	@rm -rf build/latest && mkdir -p build && sed 's/==.*//' requirements.txt > build/requirements.txt
 	@$(MAKE) --no-print-directory test VENV=build/latest REQUIREMENTS=build/requirements.txt
 

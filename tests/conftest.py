@@ -1,6 +1,11 @@
-"""Shared by the tests: a tiny T5 made on the fly, runs in a temporary folder, one real run of the whole course."""
+"""Shared by the tests: a tiny T5 made on the fly, runs in a temporary folder, one real run of the whole course.
+
+Two workers of pytest-xdist share the tests out by file. What measures the clock, as all that looks at the one run of
+the whole course does, is marked ``alone`` and runs after them.
+"""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +19,11 @@ needs_imdb = pytest.mark.skipif(
     not IMDB.is_dir(), reason="real IMDb reviews are not beside this clone (../shared/data/imdb)"
 )
 
-os.environ["HF_HUB_OFFLINE"] = (
-    "1"  # no test may reach the network; those about the Hub use a closed port of this machine
-)
+# These files first, so that two workers end at about the same time.
+LONG = ("test_survival", "test_course", "test_deepspeed", "test_launch_assets")
+
+# No test may reach the network; those about the Hub use a stand-in and a closed port of this machine.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def finetuning(*arguments, runs, **environment):
@@ -29,6 +36,46 @@ def finetuning(*arguments, runs, **environment):
         text=True,
         timeout=3600,  # a guard against hanging; a slow processor takes a third of it for the whole course
     )
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "pocket_run" in item.fixturenames:  # the course says how long its lessons take
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.alone)
+        if item.get_closest_marker("soak"):
+            proves = item.function.__doc__.splitlines()[0]
+            item.user_properties.append(("proves", proves + item.name.removeprefix(item.originalname)))
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The table of faults, and what the soak proved: a line for each of its tests."""
+    faults, proved = [], []
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            noted = dict(getattr(report, "user_properties", ()))  # a file that cannot be read has none
+            if "fault" in noted:
+                faults.append(noted["fault"])
+            if "proves" in noted:
+                why = report.longrepr[2].removeprefix("Skipped: ") if outcome == "skipped" else ""
+                proved.append(f"{outcome:8}{report.duration:6.0f} s  {noted['proves']} {why}")
+    for title, lines in (("each of these faults was caused and answered", faults), ("the soak", proved)):
+        if lines:
+            terminalreporter.section(title)
+            terminalreporter.write("\n".join(lines) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def none_outlives_its_test():
+    """A test that fails in the middle leaves no run behind, which would slow all others down."""
+    from processes import STARTED
+
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # its kernel notices and ends
 
 
 @pytest.fixture(autouse=True)

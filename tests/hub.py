@@ -1,12 +1,22 @@
 """A small stand-in for the Hub on this machine: it serves repositories at pinned revisions, and can misbehave."""
 
 import hashlib
+import io
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pandas as pd
+import pytest
+from conftest import IMDB, ROOT
+
+from finetuning.profiles import POCKET_REVIEWS, POCKET_T5, PROFILES
 
 
 class Hub(ThreadingHTTPServer):
@@ -139,3 +149,135 @@ class Answer(BaseHTTPRequestHandler):
             self.send_header("X-Repo-Commit", revision)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+# What the tests load from it
+
+SMALL = PROFILES["small"]
+TOKENIZER = ROOT.parent / "shared" / "data" / "t5-small-tokenizer"  # T5's own; pocket T5's where it is not there
+SPLITS = {"train": 60, "test": 40, "unsupervised": 10}
+CARD = """---
+configs:
+- config_name: plain_text
+  data_files:
+  - {split: train, path: plain_text/train-*}
+  - {split: test, path: plain_text/test-*}
+  - {split: unsupervised, path: plain_text/unsupervised-*}
+  default: true
+dataset_info:
+  config_name: plain_text
+  features:
+  - {name: text, dtype: string}
+  - name: label
+    dtype: {class_label: {names: {'0': neg, '1': pos}}}
+---
+"""
+# The libraries wait between their tries, up to eight seconds.
+IMPATIENT = """
+import time
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(min(seconds, 0.1))
+"""
+# One process that loads what it is told and answers in a line: the imports are paid once.
+WORKER = f"""{IMPATIENT}
+import json, sys
+from finetuning.data import load_reviews
+from finetuning.errors import CourseError
+from finetuning.models import load_model, load_tokenizer
+from finetuning.profiles import choose
+for line in sys.stdin:
+    asked = json.loads(line)
+    settings = choose("small", reviews=asked.get("reviews", ""), base_model=asked.get("model", ""))
+    try:
+        if asked["load"] == "reviews":
+            splits = load_reviews(settings.reviews, asked.get("revision") or settings.reviews_revision)
+            answer = {{name: [len(split), sorted(set(split["label"]))] for name, split in splits.items()}}
+        elif asked["load"] == "tokenizer":
+            answer = load_tokenizer(settings)("positive", add_special_tokens=False)["input_ids"]
+        else:
+            answer = load_model(settings).num_parameters()
+    except CourseError as error:
+        answer = str(error)
+    print("ANSWER " + json.dumps(answer), flush=True)
+"""
+
+
+def parquet(frame):
+    content = io.BytesIO()
+    frame.to_parquet(content, index=False)
+    return content.getvalue()
+
+
+def some_reviews(rows):
+    """Real IMDb reviews where they are there, else Pocket Reviews: a data frame with as many of both labels."""
+    if IMDB.is_dir():
+        all_reviews = pd.read_parquet(IMDB / "train.parquet")
+    else:
+        all_reviews = pd.read_json(POCKET_REVIEWS / "train.jsonl", lines=True)[["text", "label"]]
+        all_reviews["label"] = all_reviews["label"].replace({"negative": 0, "positive": 1}).astype(int)
+    return pd.concat([all_reviews[all_reviews["label"] == label].head(rows // 2) for label in (0, 1)])
+
+
+@pytest.fixture(scope="session", name="hub")
+def hub_fixture(tmp_path_factory):
+    """The stand-in with a small random T5, T5's tokenizer, and a slice of IMDb in the Hub's layout."""
+    import torch
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    source = TOKENIZER if TOKENIZER.is_dir() else POCKET_T5
+    folder = tmp_path_factory.mktemp("t5")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=32128, d_model=160, d_kv=8, num_heads=4, d_ff=64, num_layers=2, decoder_start_token_id=0
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    hub = Hub()
+    hub.repositories["models", SMALL.model] = (
+        SMALL.model_revision, {path.name: path.read_bytes() for path in folder.iterdir()},
+    )  # fmt: skip
+    files = {f"plain_text/{name}-00000-of-00001.parquet": parquet(some_reviews(rows)) for name, rows in SPLITS.items()}
+    hub.repositories["datasets", SMALL.reviews] = (SMALL.reviews_revision, {"README.md": CARD.encode(), **files})
+    yield hub
+    hub.shutdown()
+
+
+@pytest.fixture(name="load")
+def load_fixture(hub, worker):
+    """A function that loads a model, tokenizer or reviews in the worker, its cache empty at the start of each test."""
+    hub.fault, hub.asked = (lambda path: None), []
+    processes, cache = worker
+    subprocess.run(["rm", "-rf", cache / "hub", cache / "datasets", cache / "xet"], check=True)
+
+    def ask(what, *, offline=False, **more):
+        process = processes[offline]
+        process.stdin.write(json.dumps({"load": what, **more}) + "\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if line.startswith("ANSWER "):
+                return json.loads(line[7:])
+        raise AssertionError("the worker died")
+
+    return ask
+
+
+@pytest.fixture(scope="session", name="worker")
+def worker_fixture(hub, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "HF_TOKEN")} | {
+        "HF_ENDPOINT": hub.address, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_ETAG_TIMEOUT": "5",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "5", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }  # fmt: skip
+    log = (cache / "log").open("w")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER], env=environment | {"HF_HUB_OFFLINE": offline}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+        )
+        for offline in ("0", "1")
+    ]  # fmt: skip
+    yield processes, cache
+    for process in processes:
+        process.stdin.close()
+        process.wait(timeout=20)

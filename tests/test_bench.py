@@ -192,8 +192,9 @@ def test_ways_to_predict_make_one_change_each(model):
     assert not any(recipe.packed for recipe in prediction.prediction_recipes(model.config).values())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_quick_run_measures_everything_and_training_gains(tmp_path):
+    """The bench's quick run: every part is measured within two minutes, the changes gain, the answers stay the same."""
     began = time.perf_counter()
     ended = subprocess.run(
         [sys.executable, "-m", "authoring", "bench", "--quick"],

@@ -119,12 +119,6 @@ def test_never_fewer_needed_than_there_were():
     assert int(re.search(r"about (\d+) would", said).group(1)) > 5
 
 
-@pytest.mark.parametrize(("first", "second"), [([1, 0], [1]), ([], [])])
-def test_answers_on_other_reviews_are_refused(first, second):
-    with pytest.raises(CourseError, match="on the same reviews"):
-        paired(first, second)
-
-
 def test_holm_is_the_stepwise_correction():
     assert np.allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]).max() == 1

@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_data import WRONG
-from test_hub import ANSWERS, hub, load, worker  # noqa: F401  (the last three are fixtures)
-from test_survival import none_outlives_its_test, start, wait_until  # noqa: F401  (the first is a fixture)
+from hub import SMALL, hub_fixture, load_fixture, worker_fixture  # noqa: F401
+from processes import said as said_by
+from processes import start, wait_until
 
 from authoring import readme
 from finetuning.__main__ import main
 from finetuning.batching import padded_tokens
 from finetuning.course.runner import only_run, run_course
 from finetuning.data import load_reviews, save_splits
-from finetuning.distributed import jobs, launch, zero
+from finetuning.distributed import jobs, launch
 from finetuning.distributed.planner import plan
 from finetuning.errors import CourseError
 from finetuning.evaluation.pairs import paired
@@ -36,9 +36,16 @@ from finetuning.shipping.usage import shipped_folder
 from finetuning.trainer import resume_point
 from finetuning.workspace import Workspace
 
+
+def no_text():
+    """A Parquet file whose first review has no text."""
+    content = io.BytesIO()
+    pd.DataFrame({"text": [None, *["fine", "poor"] * 30], "label": [1, *[1, 0] * 30]}).to_parquet(content)
+    return content.getvalue()
+
+
 REVIEWS = "text,label\n" + "".join(f"a {'fine' if i % 2 else 'poor'} film number {i},{i % 2}\n" for i in range(40))
 FAULTS = []
-TABLE = []
 
 
 def fault(name, sentence):
@@ -51,18 +58,30 @@ def fault(name, sentence):
     return add
 
 
-for name, (content, sentence) in WRONG.items():
-    fault(f"reviews: {name}", sentence)(lambda world, content=content: load_reviews(world.file("mine.csv", content)))
+NO_TABLE = '{"text": "fine", "label": 1}\n{"text": \n'
+# name -> a file's ending, what stands in it (None: there is none), and what must be said
+FILES = {
+    "missing file": ("csv", None, "no file .*check the path"),
+    "empty file": ("csv", "", "is empty; expected are a text"),
+    "only a head": ("csv", "text,label\n", "no reviews, only a head line"),
+    "other columns": ("csv", "review,sentiment\nfine,1\n", "has the columns review, sentiment; expected"),
+    "wrong label": ("csv", "text,label\nfine,maybe\n", "review 1: the label is 'maybe'; expected"),
+    "label 2": ("csv", "text,label\nfine,1\npoor,2\n", "review 2: the label is '2'; expected"),
+    "empty text": ("csv", "text,label\nfine,1\n,0\n", "review 2: the text is ''; give it a text or take the row out"),
+    "too few reviews": ("csv", "text,label\nfine,1\n", "0 negative and 1 positive reviews; at least 10 of each are"),
+    "one class": ("csv", "text,label\n" + "fine,1\n" * 50, "0 negative and 50 positive reviews; at least 10 of each"),
+    "not utf-8": ("csv", b"text,label\nfa\xe9ade,1\n", "not UTF-8 text .*save it as UTF-8"),
+    "ragged": ("csv", "text,label\nfine, really,1\n", "line 2: more cells than columns; put texts .*quotes"),
+    "broken JSON line": ("jsonl", NO_TABLE, "line 2: not a JSON object.*one object per line"),
+    "JSON but no object": ("jsonl", '["fine", 1]\n', "line 1: not a JSON object"),
+    "broken Parquet file": ("parquet", b"PAR1 and then nothing", r"mine\.parquet cannot be read"),
+    "no text in Parquet": ("parquet", no_text(), "review 1: the text is None"),
+}
+for name, (ending, content, sentence) in FILES.items():
 
-
-@fault("reviews: a broken JSON line", r"line 2: not a JSON object.*one object per line")
-def _(world):
-    load_reviews(world.file("mine.jsonl", '{"text": "fine", "label": 1}\n{"text": \n'))
-
-
-@fault("reviews: a broken Parquet file", r"mine\.parquet cannot be read")
-def _(world):
-    load_reviews(world.file("mine.parquet", b"PAR1 and then nothing"))
+    @fault(f"reviews: {name}", f"(?=.*mine[.]{ending}).*{sentence}")
+    def _(world, ending=ending, content=content):
+        load_reviews(world.file(f"mine.{ending}", content))
 
 
 @fault("reviews: a file of another kind", "no CSV, JSON Lines or Parquet file")
@@ -209,6 +228,11 @@ def _(world):
         return world.command("run")
 
 
+@fault("a lesson's number that is none", "There is no lesson '07'; the lessons are 00, 01")
+def _(world):
+    return world.command("run", "--lessons", "00,07")
+
+
 @fault("a lesson that is missing", r"is missing; run this from a clone")
 def _(world):
     run_course(lessons=["06_nowhere"])
@@ -217,30 +241,31 @@ def _(world):
 @fault("Ctrl-C", "stopped; the same command goes on from the last finished lesson")
 def _(world):
     runs = world.path / "stopped"
-    process = start(runs, 1)
-    assert wait_until(lambda: "00_welcome  started" in (runs / "said.txt").read_text(), 60)
+    process = start(runs, "--lessons", "00")
+    assert wait_until(lambda: "00_welcome  started" in said_by(runs), 60)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=10) == 130
-    return (runs / "said.txt").read_text().strip().splitlines()[-1]
+    return said_by(runs).strip().splitlines()[-1]
 
 
 @fault("launch: a taken port", "Port .* is taken by another program or run; give another one")
 def _(world):
+    one = jobs.training_job(world.workspace, "port", steps=3)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        launch.free_port(taken.getsockname()[1])
+        launch.run(one, launcher="two nodes", port=taken.getsockname()[1])
 
 
 @fault("launch: an unknown launcher", "no launcher 'mpi'; choose 'torchrun'")
 def _(world):
-    launch.command("mpi", "x.json", 2)
+    launch.run(jobs.training_job(world.workspace, "x", steps=3), launcher="mpi")
 
 
 @fault("launch: the deepspeed launcher is missing", "deepspeed is missing; run make setup")
 def _(world):
     world.patch.setattr(sys, "executable", str(world.path / "python"))
-    launch.command("deepspeed", "x.json", 2)
+    launch.run(jobs.training_job(world.workspace, "x", steps=3), launcher="deepspeed")
 
 
 @fault("launch: a training has no such option", "has no option stepz")
@@ -258,15 +283,19 @@ def _(world):
     jobs.training_job(world.workspace, "x", deepspeed="zero9")
 
 
-@fault("zero: a configuration that is no JSON", r"mine\.json")
-def _(world):
-    zero.check_configuration(world.where("mine.json", "{"))
+CONFIGURATIONS = {
+    "that is no JSON": ("{", r"mine\.json is no DeepSpeed configuration that can be read"),
+    "without a stage": ('{"bf16": {}}', r"mine\.json is no DeepSpeed configuration .*KeyError\('zero_optimization'\)"),
+    "whose stage cannot offload the optimizer": (
+        '{"zero_optimization": {"stage": 0, "offload_optimizer": {}}}', "ZeRO stage 0 cannot do offload_optimizer"),
+    "whose stage cannot offload parameters": (
+        '{"zero_optimization": {"stage": 2, "offload_param": {}}}', "stage 2 cannot do offload_param; take stage 3"),
+}  # fmt: skip
+for name, (content, sentence) in CONFIGURATIONS.items():
 
-
-@fault("zero: a stage that cannot offload", "ZeRO stage 0 cannot do offload_optimizer")
-def _(world):
-    text = '{"zero_optimization": {"stage": 0, "offload_optimizer": {}}}'
-    zero.check_configuration(world.where("mine.json", text))
+    @fault(f"zero: a configuration {name}", sentence)
+    def _(world, content=content):
+        jobs.training_job(world.workspace, "x", deepspeed=world.where("mine.json", content))
 
 
 @fault("zero: no checkpoint to convert", "no whole checkpoint in .*run it with save_steps first")
@@ -289,6 +318,11 @@ def _(world):
     paired(np.ones(3), np.ones(4))
 
 
+@fault("compare: no answers", "on the same reviews")
+def _(world):
+    paired([], [])
+
+
 @fault("predict: no trained model", r"no trained model in .*make run RUN=other")
 def _(world):
     shipped_folder("other")
@@ -304,23 +338,32 @@ def _(world):
     readme.main([])
 
 
-def of_the_hub(status, way):
-    said = rf"could not be loaded from the Hub: .*\({status}\).*{way}.*BASE_MODEL=.*PROFILE=pocket"
+ANSWERS = {
+    401: "unset an expired HF_TOKEN",
+    403: "accept its terms",
+    404: "check the name",
+    429: "wait a few minutes",
+    503: "try again later",
+}
+ASKED = {"model": (SMALL.model, "BASE_MODEL="), "reviews": (SMALL.reviews, "REVIEWS=")}
+for what, (place, setting) in ASKED.items():
+    for status, way in ANSWERS.items():
 
-    @fault(f"the Hub answers {status}", said)
-    def _(world):
-        server, get = world.hub()
-        server.fault = lambda path: status
-        return get("model")
+        @fault(
+            f"the Hub answers {status} to {what}",
+            rf"{place} could not be loaded from the Hub: .*\({status}\).*{way}.*{setting}.*PROFILE=pocket",
+        )
+        def _(world, what=what, status=status):
+            server, get = world.hub()
+            server.fault = lambda path: status
+            answer = get(what)
+            server.fault = lambda path: None
+            assert not isinstance(get(what), str)  # nothing bad was kept
+            return answer
 
-
-for status, way in ANSWERS.items():
-    of_the_hub(status, way)
-
-
-@fault("the Hub offline and nothing cached", "HF_HUB_OFFLINE=1 is set and it is not in the cache")
-def _(world):
-    return world.hub()[1]("model", offline=True)
+    @fault(f"{what}: offline and not cached", "HF_HUB_OFFLINE=1 is set and it is not in the cache.*unset it once")
+    def _(world, what=what):
+        return world.hub()[1](what, offline=True)
 
 
 @fault("a download that breaks off", "download broke off .*try again, files that came whole are kept")
@@ -364,7 +407,7 @@ def world(tmp_path, tiny_model, monkeypatch, capsys, request):
 
 
 @pytest.mark.parametrize(("name", "sentence", "cause"), FAULTS)
-def test_a_fault_ends_in_a_clear_sentence(name, sentence, cause, world):
+def test_a_fault_ends_in_a_clear_sentence(name, sentence, cause, world, record_property):
     try:
         said = cause(world)
     except CourseError as error:
@@ -372,12 +415,4 @@ def test_a_fault_ends_in_a_clear_sentence(name, sentence, cause, world):
     assert said is not None, "nothing was said"
     assert re.search(sentence, said, re.DOTALL), said
     assert "Traceback (most" not in said.split("\n  ")[0] and len(said.splitlines()[0]) < 500
-    TABLE.append((name, said.splitlines()[0]))
-
-
-def test_the_table_of_faults_is_long_enough(capsys):
-    assert len(FAULTS) >= 40 and len({name for name, *_ in (param.values for param in FAULTS)}) == len(FAULTS)
-    with capsys.disabled():
-        print(f"\n{len(TABLE)} faults, each caused and answered:")
-        for name, said in TABLE:
-            print(f"  {name:45} {said[:150]}")
+    record_property("fault", f"{name:45} {said.splitlines()[0][:150]}")

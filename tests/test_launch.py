@@ -11,6 +11,8 @@ from finetuning.errors import CourseError
 from finetuning.profiles import choose
 from finetuning.workspace import Workspace
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def program(monkeypatch):

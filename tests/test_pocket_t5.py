@@ -34,6 +34,7 @@ def test_files_are_small_and_safe():
     assert json.loads((POCKET_T5 / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+@pytest.mark.alone
 def test_loads_in_two_seconds(pocket):  # the fixture has imported the libraries
     began = time.perf_counter()
     AutoModelForSeq2SeqLM.from_pretrained(POCKET_T5)
@@ -64,6 +65,7 @@ def test_generates_labels_and_fills_gaps(pocket):
     assert "<extra_id_0>" in written
 
 
+@pytest.mark.soak
 @needs_imdb
 def test_the_card_tells_the_truth_about_unseen_imdb_reviews(pocket):
     """The card's zero-shot accuracy, checked on 2,000 of the 25,000 test reviews to three standard errors."""
@@ -276,28 +278,37 @@ def test_without_the_judges_package_the_way_out_is_named(monkeypatch):
         pieces.judge_folder()
 
 
-@pytest.mark.slow
-def test_two_rebuilds_agree_and_an_interrupted_one_too(tmp_path):
-    """Same seed and rounds: the same weights, stopped on the way or not. Each rebuild is a process of its own."""
-    write_reviews(tmp_path / "imdb")
-    write_small_judge(tmp_path / "judge")
-
-    def rebuild(name, rounds, stop_at=""):
-        done = subprocess.run(
-            [sys.executable, "-c", SMALL, "--source", tmp_path / "imdb", "--work", tmp_path / name,
-         "--out", tmp_path / name / "out", "--rounds", str(rounds)],
-            cwd=ROOT, env={**os.environ, "STOP_AT": stop_at, "JUDGE": str(tmp_path / "judge")},
+def rebuild(folder, name, rounds, stop_at=""):
+    """A rebuild in small, a process of its own: its weights and what it said; None where it was stopped on the way."""
+    if not (folder / "imdb").exists():
+        write_reviews(folder / "imdb")
+        write_small_judge(folder / "judge")
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL, "--source", folder / "imdb", "--work", folder / name,
+         "--out", folder / name / "out", "--rounds", str(rounds)],
+        cwd=ROOT, env={**os.environ, "STOP_AT": stop_at, "JUDGE": str(folder / "judge")},
         capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == (9 if stop_at else 0), done.stderr
-        return None if stop_at else ((tmp_path / name / "out" / "model.safetensors").read_bytes(), done.stdout)
+    )  # fmt: skip
+    assert done.returncode == (9 if stop_at else 0), done.stderr
+    return None if stop_at else ((folder / name / "out" / "model.safetensors").read_bytes(), done.stdout)
 
-    weights, _ = rebuild("first", 3)
-    assert rebuild("again", 3)[0] == weights
-    assert rebuild("other", 2)[0] != weights
-    rebuild("stopped", 3, stop_at="judge 5")
-    rebuild("stopped", 3, stop_at="round 2")
-    resumed, said = rebuild("stopped", 3)
+
+@pytest.mark.slow
+def test_an_interrupted_rebuild_goes_on(tmp_path):
+    rebuild(tmp_path, "stopped", 2, stop_at="round 1")
+    weights, said = rebuild(tmp_path, "stopped", 2)
+    assert weights and "going on from round 1" in said and "judge: step" not in said
+
+
+@pytest.mark.soak
+def test_two_rebuilds_agree_and_an_interrupted_one_too(tmp_path):
+    """Rebuilds of pocket T5 in small: same seed and rounds, the same weights, stopped on the way or not."""
+    weights, _ = rebuild(tmp_path, "first", 3)
+    assert rebuild(tmp_path, "again", 3)[0] == weights
+    assert rebuild(tmp_path, "other", 2)[0] != weights
+    rebuild(tmp_path, "stopped", 3, stop_at="judge 5")
+    rebuild(tmp_path, "stopped", 3, stop_at="round 2")
+    resumed, said = rebuild(tmp_path, "stopped", 3)
     assert "going on from round 2" in said and "judge: step" not in said
     assert resumed == weights
 

@@ -201,8 +201,6 @@ def test_a_file_or_model_that_is_not_there_is_answered_in_one_sentence(folder, t
     for path, sentence in (("none.csv", "There is no file"), (tmp_path / "folder.csv", "cannot be read")):
         with pytest.raises(CourseError, match=sentence):
             predict_file(str(path), folder, io.StringIO())
-    with pytest.raises(CourseError, match=r"no trained model in .*make run RUN=other"):
-        shipped_folder("other")
     with pytest.raises(CourseError, match="name is made of letters"):
         shipped_folder("../tiny")
     assert shipped_folder("tiny") == folder
@@ -210,9 +208,6 @@ def test_a_file_or_model_that_is_not_there_is_answered_in_one_sentence(folder, t
         (folder / USAGE).write_text(content)
         with pytest.raises(CourseError, match="cannot be used"):
             read_usage(folder)
-    (folder / USAGE).unlink()
-    with pytest.raises(CourseError, match=r"run 05_evaluate_and_ship\.ipynb"):
-        predict_file("none.csv", folder, io.StringIO())
 
 
 @pytest.mark.slow
@@ -267,43 +262,49 @@ def test_a_reader_that_goes_away_ends_it_quietly(folder, runs, tmp_path):
 
 
 def peak_memory(runs, file):
-    """Peak resident bytes of a process that labels a file, and its seconds."""
+    """Peak resident bytes of a process that labels a file, and how many reviews it labelled."""
     program = (
         "import re, sys; from finetuning.__main__ import main; code = main(['predict', '--run', 'tiny', sys.argv[1]]); "
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1], file=sys.stderr); sys.exit(code)"
     )
-    began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", program, file], capture_output=True, text=True, timeout=600, check=True,
+        [sys.executable, "-c", program, file], capture_output=True, text=True, timeout=3600, check=True,
         env={**os.environ, "FINETUNING_RUNS": str(runs)},
     )  # fmt: skip
-    return int(done.stderr.split()[-1]) * 1024, len(done.stdout.splitlines()) - 1, time.monotonic() - began
+    return int(done.stderr.split()[-1]) * 1024, len(done.stdout.splitlines()) - 1
 
 
-@pytest.mark.slow
+REVIEWS = {
+    "long": (2_000, 20_000, lambda i: f"{i} " + "a film of words, " * 110 + " " * 700),  # 51 MB, of which 37 are kept
+    "many": (20_000, 1_000_000, lambda i: f"a good film, number {i}"),
+}
+
+
+@pytest.mark.soak
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from Linux's /proc")
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_memory_does_not_grow_with_the_file(kind, folder, runs, tmp_path, record_property):
-    peaks = {}
-    for reviews in (2_000, 20_000):
-        # 20,000 of them are 51 MB, of which cleaning leaves 37
-        texts = [f"{i} " + "a film of words, " * 110 + " " * 700 for i in range(reviews)]
+@pytest.mark.parametrize("what", REVIEWS)
+def test_memory_does_not_grow_with_the_file(what, kind, folder, runs, tmp_path):
+    """The command that labels a file needs no more memory for 51 MB, or for a million rows, than for a small one."""
+    *sizes, text = REVIEWS[what]
+    peaks = []
+    for reviews in sizes:
+        texts = [text(i) for i in range(reviews)]
         file = tmp_path / f"{reviews}.{kind}"
         if kind == "csv":
             file.write_text(as_csv(texts))
         else:
             pq.write_table(pa.table({"text": texts}), file, use_dictionary=False, compression="none")
-        peaks[reviews], written, seconds = peak_memory(runs, file)
+        peak, written = peak_memory(runs, file)
         assert written == reviews
-        record_property(f"{kind} {reviews}", f"{peaks[reviews] / 2**20:.0f} MiB, {seconds:.0f} s")
-    growth = peaks[20_000] - peaks[2_000]
-    print(kind, {n: f"{peak / 2**20:.0f} MiB" for n, peak in peaks.items()})
-    assert growth < 30 * 2**20
-    assert peaks[20_000] < 1.5e9
+        peaks.append(peak)
+    assert peaks[1] - peaks[0] < 30 * 2**20
+    assert peaks[1] < 1.5e9
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_it_is_hardly_slower_than_the_lesson(runs, tmp_path, monkeypatch):
+    """The command that labels a file reaches nine tenths of the lesson's reviews per second of work."""
     folder = runs / "pocket" / "models" / "trainer"
     shutil.copytree(POCKET_T5, folder)
     save_usage(folder, choose())

@@ -28,6 +28,7 @@ def tiny(tiny_model):
     return load_model(settings), load_tokenizer(settings)
 
 
+@pytest.mark.alone
 def test_importing_the_package_is_quick_and_light():
     code = "import sys, time; t = time.perf_counter(); import finetuning; "
     code += "print(time.perf_counter() - t, 'torch' in sys.modules)"
@@ -49,12 +50,6 @@ def test_label_scores_are_those_of_each_review_alone(tiny):
         with torch.no_grad():
             logits = model(**inputs, decoder_input_ids=torch.tensor([[0]])).logits[0, 0, label_ids(tokenizer)]
         assert np.allclose(row, logits.softmax(-1).numpy(), atol=1e-5)
-
-
-def test_label_words_of_several_tokens_are_refused(tiny, monkeypatch):
-    monkeypatch.setattr("finetuning.labels.LABEL_WORDS", ("negative", "supercalifragilistic"))
-    with pytest.raises(CourseError, match="several tokens"):
-        label_ids(tiny[1])
 
 
 def test_batches_are_sorted_by_length_and_complete():
@@ -125,19 +120,6 @@ def test_profiles():
     assert fitting_profiles({**this_machine(), "gpus": 1, "gpu_memory_bytes": 16 * 2**30})["small"][0]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({"profile": "huge"}, "no profile 'huge'; choose one of pocket"),
-        ({"limit": -1}, "limit must be"),
-        ({"seed": "x"}, "seed must be"),
-    ],
-)
-def test_wrong_settings_get_a_sentence(arguments, expected):
-    with pytest.raises(CourseError, match=expected):
-        choose(**arguments)
-
-
 def test_rows_replace_and_sort_and_are_complete(runs):
     workspace = Workspace("mine", choose())
     truth = np.array([0, 1])
@@ -162,22 +144,6 @@ def test_a_damaged_results_file_is_named_and_kept(runs):
         with pytest.raises(CourseError, match=r"results\.json is damaged"):
             Workspace("mine", choose())
         assert workspace.results_file.read_text() == damage
-
-
-def test_two_runs_do_not_share_a_folder():
-    Workspace("mine", choose()).add_rows(measure("02", "tfidf", [0, 1], [0, 1]))
-    with pytest.raises(CourseError, match="run with seed 1, not 2"):
-        Workspace("mine", choose(seed=2))
-    with pytest.raises(CourseError, match="A run's name"):
-        Workspace("../mine", choose())
-
-
-def test_a_missing_earlier_lesson_is_named(runs):
-    workspace = Workspace("mine", choose())
-    with pytest.raises(CourseError, match=r"run 01_prepare_data\.ipynb first"):
-        workspace.need(workspace.data / "reviews", "01_prepare_data")
-    with pytest.raises(CourseError, match="no result for 'tfidf' yet"):
-        workspace.row("tfidf")
 
 
 def test_a_full_disk_leaves_the_old_results(runs, monkeypatch):

@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--base-model", default="", help="another T5: a folder or a Hub id")
     run.add_argument("--limit", type=int, default=0, help="at most so many training and test reviews (0: all)")
     run.add_argument("--seed", type=int, default=1)
+    run.add_argument("--lessons", default="", help="only these lessons, by number, as 00,01,02 (default: all)")
     run.add_argument("--name", default="", help="the run's folder under runs/ (default: the profile)")
     run.add_argument("--fresh", action="store_true", help="start over instead of going on where the run stopped")
     run.set_defaults(do=_run)
@@ -60,11 +61,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from finetuning.course.runner import run_course
+    from finetuning.course.runner import chosen_lessons, run_course
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end by another program: as by Ctrl-C
     try:
-        run_course(**{option: value for option, value in vars(given).items() if option not in ("command", "do")})
+        options = {option: value for option, value in vars(given).items() if option not in ("command", "do")}
+        run_course(**options | {"lessons": chosen_lessons(given.lessons)})
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it would mourn the kernel that was stopped
         print("\nstopped; the same command goes on from the last finished lesson", file=sys.stderr)

@@ -74,6 +74,15 @@ def run_course(
     return workspace
 
 
+def chosen_lessons(numbers: str) -> list[str]:
+    """The lessons of these numbers, as "00,01"; all of them for "". Raises CourseError for a number that is none."""
+    known = {lesson[:2]: lesson for lesson in LESSONS}
+    wanted = numbers.split(",") if numbers else known
+    if unknown := [number for number in wanted if number not in known]:
+        raise CourseError(f"There is no lesson {', '.join(map(repr, unknown))}; the lessons are {', '.join(known)}.")
+    return [known[number] for number in sorted(set(wanted))]
+
+
 @contextlib.contextmanager
 def only_run(name: str) -> Iterator[None]:
     """Hold the run's folder for this process alone. Raises CourseError when another process holds it.

@@ -1,0 +1,72 @@
+"""Shared by the tests that start runs: real processes, what they leave behind, and courses of small lessons."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from conftest import NOTEBOOKS, ROOT
+
+STARTED: list[subprocess.Popen] = []
+
+
+def start(runs, *arguments, cwd=ROOT, **environment):
+    """``python -m finetuning run`` in a session of its own; what it says goes to ``<runs>/said.txt``."""
+    runs.mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "finetuning", "run", *map(str, arguments)],
+        cwd=cwd, env={**os.environ, "FINETUNING_RUNS": str(runs), **environment}, stdin=subprocess.DEVNULL,
+        stdout=(runs / "said.txt").open("a"), stderr=subprocess.STDOUT, start_new_session=True,
+        # tests that run in the background hand down that they do not hear Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    STARTED.append(process)
+    return process
+
+
+def said(runs):
+    return (runs / "said.txt").read_text()
+
+
+def left_behind(runs):
+    """Processes whose environment names the run's folder: a dict of pid -> command line."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"FINETUNING_RUNS={runs}".encode() in (process / "environ").read_bytes():
+                found[process.name] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:100]
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition, seconds, *, every=0.02):
+    ends = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(every)
+    return True
+
+
+def appears(folder, pattern, process):
+    """Whether a new file of this pattern comes while the process lives; some stay for milliseconds."""
+    before = set(folder.glob(pattern))
+    wait_until(lambda: set(folder.glob(pattern)) - before or process.poll() is not None, 200, every=0.002)
+    return process.poll() is None and set(folder.glob(pattern)) - before
+
+
+def small_course(folder, *codes):
+    """A copy of the course of as many lessons as there are codes: each its title, its parameters and that code."""
+    (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    for path, code in zip(NOTEBOOKS, codes, strict=False):
+        notebook = nbformat.read(path, as_version=4)
+        keep = [cell for cell in notebook.cells if cell.id.endswith(("-title", "-parameters"))]
+        notebook.cells = [*keep, nbformat.v4.new_code_cell(code, id=f"{path.stem[:2]}-code")]
+        nbformat.write(notebook, folder / "notebooks" / path.name)
+    return folder
