@@ -47,7 +47,7 @@ def prepared(tmp_path_factory):
     (folder / "home").mkdir()
     arguments, before = ("--reviews", reviews, "--lessons", "00,01,02,03"), times()
     first = start(folder / "runs", "--reviews", reviews, "--lessons", "00,01,02", HOME=str(folder / "home"), **SECRETS)
-    assert first.wait(timeout=600) == 0, said(folder / "runs")
+    assert first.wait(timeout=3600) == 0, said(folder / "runs")
     changed = {path for path, time in times().items() if before.get(path) != time}
     return SimpleNamespace(runs=folder / "runs", home=folder / "home", changed=changed, arguments=arguments)
 
@@ -56,7 +56,7 @@ def prepared(tmp_path_factory):
 def unbroken(prepared, tmp_path_factory):
     """The same run and lesson 03 after it, which nothing disturbed."""
     runs = shutil.copytree(prepared.runs, tmp_path_factory.mktemp("unbroken") / "runs")
-    assert start(runs, *prepared.arguments).wait(timeout=600) == 0, said(runs)
+    assert start(runs, *prepared.arguments).wait(timeout=3600) == 0, said(runs)
     return runs
 
 
@@ -89,7 +89,7 @@ def check_same_results(runs, unbroken):
 def test_killed_in_the_training_a_run_goes_on_to_the_same_results(prepared, unbroken, tmp_path):
     runs = shutil.copytree(prepared.runs, tmp_path / "runs")
     kill(runs, prepared.arguments, "models/trainer/checkpoints/checkpoint-*/trainer_state.json")
-    assert start(runs, *prepared.arguments).wait(timeout=600) == 0, said(runs)
+    assert start(runs, *prepared.arguments).wait(timeout=3600) == 0, said(runs)
     check_same_results(runs, unbroken)
 
 
@@ -116,7 +116,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_results(prepared, unbrok
     """Thirteen times SIGKILL to all of a run's processes: the same command goes on to the same numbers."""
     for moment in MOMENTS:
         kill(tmp_path / "runs", prepared.arguments, moment)
-    assert start(tmp_path / "runs", *prepared.arguments).wait(timeout=600) == 0, said(tmp_path / "runs")
+    assert start(tmp_path / "runs", *prepared.arguments).wait(timeout=3600) == 0, said(tmp_path / "runs")
     check_same_results(tmp_path / "runs", unbroken)
 
 
@@ -173,7 +173,7 @@ def finished(tmp_path_factory):
     """A finished run of the small lessons: (the course's folder, the runs' folder)."""
     folder = tmp_path_factory.mktemp("finished")
     course = small_course(folder / "course", *SMALL_LESSONS)
-    assert start(folder / "runs", "--lessons", "00,01,02,03", cwd=course).wait(timeout=600) == 0, said(folder / "runs")
+    assert start(folder / "runs", "--lessons", "00,01,02,03", cwd=course).wait(timeout=3600) == 0, said(folder / "runs")
     return course, folder / "runs"
 
 
