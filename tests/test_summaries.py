@@ -17,10 +17,11 @@ from finetuning.evaluation.calibration import calibration_error, fit_temperature
 from finetuning.evaluation.pairs import paired
 from finetuning.evaluation.slices import slices
 from finetuning.labels import label_ids
+from finetuning.metrics import wilson_interval
 from finetuning.models import load_tokenizer
 from finetuning.profiles import choose
 
-NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:,\d{3})*(?:\.\d+)?%?")
+NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]\d+)?%?")
 
 
 def shown_by(folder, lesson):
@@ -57,7 +58,15 @@ def prepared(run):
     computed = [padded_tokens(lengths, settings.batch_size, way, **options) for way in ("to max_length", "grouped")]
     dropped = sum(map(len, load_reviews(settings.reviews).values())) - sum(map(len, run.data.values()))
     cut = np.mean(lengths > settings.max_length)
-    return [dropped, len(train), *label_ids(tokenizer), settings.max_length, cut, *(1 - real / n for n in computed)]
+    return [
+        "01-find",
+        dropped,
+        len(train),
+        *label_ids(tokenizer),
+        settings.max_length,
+        cut,
+        *(1 - real / n for n in computed),
+    ]
 
 
 def baselines(run):
@@ -76,12 +85,10 @@ def fine_tuned(run):
 
 
 def scaled(run):
-    whole, third, plain = (run.rows[method] for method in ("deepspeed_zero0", "deepspeed_zero3", "trainer_short"))
+    whole, third = (run.rows[method] for method in ("deepspeed_zero0", "deepspeed_zero3"))
     held = [sum(row["bytes_per_rank"][part] for part in COMPONENTS) for row in (whole, third)]
-    ranks = third["world_size"]
-    accuracies = third["accuracy"], plain["accuracy"]
-    longer = third["train_seconds"] / plain["train_seconds"]
-    return [held[0] / 2**20, whole["parameters"], 3, held[1] / held[0], ranks, ranks, *accuracies, 3, longer]
+    ranks, apart = third["world_size"], ("04-losses-compare", "04-crash-resume", "04-crash-universal")
+    return [held[0] / 2**20, whole["parameters"], 3, held[1] / held[0], ranks, ranks, *apart, 3, "04-cost-seconds"]
 
 
 def evaluated(run):
@@ -97,10 +104,11 @@ def evaluated(run):
     threshold = threshold_for(checked.max(axis=1), run.right("trainer", "validation"), 0.95)
     answered = scores.max(axis=1) >= threshold
     abstained = [answered.sum(), len(truth), right[answered].sum(), right.sum()]
-    weakest = min((right[rows].mean(), rows.sum()) for rows in slices(run.data["test"])[0].values())
+    weakest = min(slices(run.data["test"])[0].values(), key=lambda rows: right[rows].mean())
+    weakness = right[weakest].mean(), *wilson_interval(right[weakest]), weakest.sum()
     changes = ["05-calibration-fit"] * 2
     told = [100 * abs(pair.difference), *points, pair.p, temperature, *losses, *changes, *errors]
-    return [*told, *abstained, *weakest, len(truth), "05-ship-batch-compare", 3]
+    return [*told, *abstained, *weakness, len(truth), "05-ship-batch-compare", 3]
 
 
 EXPECTED = {"01": prepared, "02": baselines, "03": fine_tuned, "04": scaled, "05": evaluated}
