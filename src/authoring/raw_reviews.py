@@ -88,7 +88,7 @@ def figures(splits: dict[str, list[dict]]) -> str:
             *lines,
             "",
             f"- Copies in train: {kinds['train', False]} of training reviews, {kinds['test', False]} of test reviews.",
-            f"- Nearly so: {kinds['train', True]} of training reviews, {kinds['test', True]} of test reviews.",
+            f"- Near-copies in train: {kinds['train', True]} of training, {kinds['test', True]} of test reviews.",
             f"- One review cut short so that nobody can tell its label: `{splits['train'][_shortest(splits)]['id']}`.",
         ]
     )

@@ -58,8 +58,8 @@ def truncation_loss(lengths: np.ndarray, limits: Sequence[int]) -> tuple[np.ndar
 def epoch_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, grouped: bool, seed: int) -> list[np.ndarray]:
     """The batches of one epoch in random order, as arrays of rows.
 
-    At random, or ``grouped``: of similar length, as the Trainer's ``group_by_length`` draws them, sorted within blocks
-    of 50 batches.
+    At random, or ``grouped``: of similar length, sorted within blocks of 50 batches as by ``group_by_length`` of the
+    Trainer, which takes the batches of a block from long to short.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(lengths))

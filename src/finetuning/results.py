@@ -19,7 +19,7 @@ class ResultRow:
     lesson: str  # its two digits
     method: str
     accuracy: float  # share of right answers on the test reviews
-    accuracy_low: float  # of its 95 % bootstrap interval
+    accuracy_low: float  # of its 95 % interval, by Wilson
     accuracy_high: float
     f1: float  # of the positive class
     n_test: int  # test reviews

@@ -46,14 +46,14 @@ def tell_factors(rows: list[dict]) -> str:
     unclear = [row["name"] for row in rows[1:] if row["step_low"] <= 1 <= row["step_high"]]
     lost = [row["name"] for row in rows[1:] if row["step_high"] < 1]
     lines = [
-        f"All together: {times['median']:.1f} times the speed of the usual way "
+        f"All together: {times['median']:.1f} times the speed of the usual recipe "
         f"({times['low']:.1f} to {times['high']:.1f} in {times['rounds']} rounds)."
     ]
     if gained:
         faster = [f"{row['name']} (x {row['step']:.2f})" for row in gained]
         lines.append(f"Faster in every round: {', '.join(faster)}.")
     if unclear:
-        lines.append(f"Now faster, now slower, so no gain that one can see: {', '.join(unclear)}.")
+        lines.append(f"Faster in some rounds and slower in others, so no clear gain: {', '.join(unclear)}.")
     if lost:
         lines.append(f"Slower in every round, here: {', '.join(lost)}.")
     return "\n".join(lines)
