@@ -90,8 +90,8 @@ def _from_hub_or_folder(kind: Any, settings: Profile, **options: Any) -> Any:
 
 
 def parameter_table(model: PreTrainedModel) -> dict[str, int]:
-    """Parameters by part of the model: part -> count. The output layer counts with the embedding it shares."""
-    parts = {"embedding (shared with the output layer)": model.shared.weight.numel()}
+    """Parameters by part of the model: part -> count. An output layer that shares the embedding counts with it."""
+    parts = {"embedding": model.shared.weight.numel()}
     for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
         for i, block in enumerate(stack.block, 1):
             parts[f"{name} layer {i}"] = sum(weight.numel() for weight in block.parameters())
