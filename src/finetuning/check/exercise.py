@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from finetuning.profiles import ASSETS
 
@@ -41,7 +42,7 @@ class Outcome:
 
     value: Any = None
     error: BaseException | None = None
-    without_return: str = ""  # what the function did instead of returning something
+    instead: str = "returned None"  # what the function did in place of returning something
 
 
 class TimeLimit:
@@ -58,9 +59,8 @@ class TimeLimit:
 
     def stop(self, _: int, frame: Any) -> None:
         if self.running and frame and Path(frame.f_code.co_filename).parent != HERE:
-            raise Mistake(
-                f"your function was still running after {SECONDS} seconds and was stopped: what ends its loops?"
-            )
+            spent = f"your function was still running after {SECONDS} seconds"
+            raise Mistake(f"{spent} and was stopped: what ends its loops?")
 
     def __exit__(self, *_: Any) -> None:
         if self.timed:
@@ -72,25 +72,25 @@ class TimeLimit:
 class exercise:
     """Turns the solution of an exercise into the check of other people's answers to it.
 
-    An answer gets the ``fixed`` inputs and then others that ``drawn`` makes from a seeded random.Random, and must
-    return for each what the solution returns: real numbers up to ``tolerance``, arrays, tensors and iterators as lists.
+    An answer gets the fixed inputs and then others that ``drawn`` makes from a seeded random.Random, and must return
+    for each what the solution returns: real numbers up to ``tolerance``, arrays, tensors and iterators as lists.
     ``play`` calls the answer where a plain call is not enough.
 
-    What is said stands in assets/exercises: ``because`` is an expression that tells why the right value is right, and
-    each of ``mistakes`` a wrong formula with a sentence, said only when the formula gives what the answer gave for
-    every input. Both may use the names of the input, ``wanted`` for the right value, and the solution's module.
+    The rest stands in assets/exercises: ``fixed``, an input a line; ``because``, an expression that tells why the right
+    value is right; ``mistakes``, each a wrong formula with a sentence, said only when the formula gives what the answer
+    gave for every input. All may use ``solution``, whose further arguments make mistakes, and its module; the last two
+    also the names of the input, and ``wanted`` for the right value.
 
     A check prints and never raises, so that a headless run goes on. From the second wrong answer on it adds the next
     hint, each more specific than the one before, and after the last one points to the solution.
     """
 
-    fixed: list[tuple]
     drawn: Callable[[random.Random], tuple]
     play: Callable = lambda function, *case: function(*case)
     tolerance: float = 1e-3
 
     def __call__(self, solution: Callable) -> Callable[[Any], None]:
-        text = texts(solution.__module__[-2:])[solution.__name__]
+        name, text = solution.__name__, texts(solution.__module__[-2:])[solution.__name__]
 
         @functools.wraps(solution)
         def check(answer: Any = None) -> None:
@@ -100,9 +100,9 @@ class exercise:
             try:
                 self.look(answer, solution, text)
             except Mistake as mistake:
-                tell(solution.__name__, str(mistake), text["hints"])
+                tell(name, str(mistake), text["hints"])
             else:
-                _wrong.pop(solution.__name__, None)
+                _wrong.pop(name, None)
                 print(f"Right. {text['praise']}")
 
         return check
@@ -111,8 +111,10 @@ class exercise:
         """Raise Mistake unless the answer does what the solution does."""
         if not callable(answer):
             raise Mistake("hand over the function itself, without brackets behind its name.")
-        draw, names = random.Random(0), list(inspect.signature(solution).parameters)
-        inputs = [*self.fixed, *(self.drawn(draw) for _ in range(DRAWN))]
+        draw = random.Random(0)
+        names = [name for name, one in inspect.signature(solution).parameters.items() if one.default is one.empty]
+        inputs = [work_out(f"[{line}]", solution, {}) for line in text["fixed"].splitlines()]
+        inputs += [self.drawn(draw) for _ in range(DRAWN)]
         cases = [dict(zip(names, values, strict=True)) for values in inputs]
         right = [plain(solution(**copy.deepcopy(case))) for case in cases]
         came = self.try_all(answer, cases)
@@ -120,32 +122,27 @@ class exercise:
         if not wrong:
             return
 
-        def work_out(expression: str, case: dict, wanted: Any) -> Any:
-            return plain(eval(expression, {"np": np, **solution.__globals__, **copy.deepcopy(case), "wanted": wanted}))
-
         def explains(formula: str) -> bool:
-            for case, wanted, outcome in zip(cases, right, came, strict=True):
+            def gives(case: dict, wanted: Any, outcome: Outcome) -> bool:
                 try:
-                    value = work_out(formula, case, wanted)
+                    value = plain(work_out(formula, solution, {**case, "wanted": wanted}))
                 except Exception:  # proves something only where the answer failed too
-                    if not outcome.error:
-                        return False
-                else:
-                    if outcome.error or not same(outcome.value, value, self.tolerance):
-                        return False
-            return True
+                    return bool(outcome.error)
+                return not outcome.error and same(outcome.value, value, self.tolerance)
+
+            return all(map(gives, cases, right, came))
 
         case, wanted, outcome = cases[wrong[0]], right[wrong[0]], came[wrong[0]]
         said = next((sentence for formula, sentence in text.get("mistakes", []) if explains(formula)), "")
         if not said and outcome.error:
             said = tell_error(outcome.error, case)
         if not said and not same(self.try_all(answer, [case])[0].value, outcome.value, self.tolerance):
-            said = "your function gives another answer to the same input each time: it draws at random, or keeps something."
+            said = "your function gives another answer to the same input each time: by chance, or from what it keeps."
         said = said or misfit(outcome, wanted)
         lines = [said or f"right for {len(cases) - len(wrong)} of {len(cases)} inputs, and wrong for this one:"]
         lines.append(show_input(case))
         if not outcome.error:
-            why = f": {work_out(text['because'], case, wanted)}" if "because" in text else ""
+            why = f": {work_out(text['because'], solution, {**case, 'wanted': wanted})}" if "because" in text else ""
             lines += [f"  expected  {show(wanted)}{why}", f"  came      {show(outcome.value)}"]
         raise Mistake("\n".join(lines))
 
@@ -166,8 +163,14 @@ class exercise:
 
 @functools.cache
 def texts(lesson: str) -> dict[str, dict]:
-    """What the checks of a lesson say: exercise -> praise, because, hints, mistakes."""
+    """What the checks of a lesson try and say: exercise -> fixed, praise, because, hints, mistakes."""
     return tomllib.loads((ASSETS / "exercises" / f"{lesson}.toml").read_text(encoding="utf-8"))
+
+
+def work_out(expression: str, solution: Callable, names: dict) -> Any:
+    """The value of an expression of assets/exercises."""
+    known = {"np": np, "stats": stats, "solution": solution}
+    return eval(expression, {**known, **solution.__globals__, **copy.deepcopy(names)})
 
 
 def tell(name: str, mistake: str, hints: list[str]) -> None:
@@ -201,10 +204,11 @@ def attempt(function: Callable, case: dict, limit: TimeLimit) -> Outcome:
                 limit.running = False
     except (Exception, SystemExit) as error:
         return Outcome(error=error)
-    did = (
-        "prints" if printed.getvalue() else "changes what it was given" if repr(given) != repr([*case.values()]) else ""
-    )
-    return Outcome(value, without_return=did)
+    if printed.getvalue():
+        return Outcome(value, instead="prints and returns nothing")
+    if repr(given) != repr([*case.values()]):
+        return Outcome(value, instead="changes what it was given and returns nothing")
+    return Outcome(value)
 
 
 def tell_error(error: BaseException, case: dict) -> str:
@@ -267,8 +271,7 @@ def misfit(outcome: Outcome, wanted: Any) -> str:
     if isinstance(wanted, bool):
         return ""
     if value is None:
-        did = f"{outcome.without_return} and returns nothing" if outcome.without_return else "returned None"
-        return f"your function {did} here; does every way through it end with `return`?"
+        return f"your function {outcome.instead} here; does every way through it end with `return`?"
     if asked != came:
         return f"asked is {asked}, and your function returned {came}."
     if isinstance(wanted, list) and (len(value), {*map(kind, value)}) != (len(wanted), {*map(kind, wanted)}):

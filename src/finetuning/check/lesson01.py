@@ -17,24 +17,13 @@ def _reviews(draw: random.Random) -> tuple:
     return tuple([written(draw.choice(texts)) for _ in range(draw.randint(3, 6))] for _ in range(2))
 
 
-@exercise(
-    fixed=[
-        *((["A joy.", "Dull."], ["a JOY", "Great."]), (["A joy.", "a JOY.", "Dull."], ["A joy"])),
-        *((["Great."], ["great", "GREAT."]), (["Dull.", "Dull."], ["Great."]), (["A joy to watch."], ["A joy"])),
-        *((["A joy"], ["A joy to watch."]), (["Good, not bad."], ["Bad, not good."]), (["A joy."], []), ([], ["A."])),
-    ],
-    drawn=_reviews,
-)
+@exercise(_reviews)
 def leaks(train: list[str], test: list[str]) -> int:
     """How many training reviews also stand in test."""
-    held = {words_of(text) for text in test}
-    return sum(words_of(text) in held for text in train)
+    return sum(words_of(text) in map(words_of, test) for text in train)
 
 
-@exercise(
-    fixed=[([1, 9],), ([4, 5, 6, 7],), ([10, 2, 6, 8, 5, 3, 7, 1, 4, 9],), ([],)],
-    drawn=lambda draw: (draw.choices(range(1, 11), k=draw.randint(1, 8)),),
-)
+@exercise(lambda draw: (draw.choices(range(1, 11), k=draw.randint(1, 8)),))
 def star_words(stars: list[int]) -> list[str | None]:
     """The label word of each number of stars, None for what lies in the middle."""
     return ["negative" if s <= 4 else "positive" if s >= 7 else None for s in stars]
@@ -44,14 +33,8 @@ def _lengths(draw: random.Random) -> list[int]:
     return [draw.randint(1, 12) for _ in range(draw.randint(3, 9))]
 
 
-@exercise(
-    fixed=[
-        *(([40, 10, 30, 20], 0.25), ([40, 10, 30, 20], 0), ([40, 10, 30, 20], 0.3), ([5, 9, 5, 5], 0.25)),
-        *(([9, 9, 9, 1], 0.5), ([7], 0.5)),
-    ],
-    # a share between two counts of reviews, so that no rounding decides
-    drawn=lambda draw: ((x := _lengths(draw)), (draw.randrange(len(x)) + 0.5) / len(x)),
-)
+# a share between two counts of reviews, so that no rounding decides
+@exercise(lambda draw: ((x := _lengths(draw)), (draw.randrange(len(x)) + 0.5) / len(x)))
 def length_limit(lengths: list[int], share: float) -> int:
     """The smallest limit that cuts no more than this share of the reviews."""
     return min(limit for limit in lengths if sum(x > limit for x in lengths) / len(lengths) <= share)
@@ -65,10 +48,7 @@ def _padded(lengths: list[int], size: int) -> int:
     return sum(len(batch) * max(batch) for batch in _batches(lengths, size))
 
 
-@exercise(
-    fixed=[([2, 4, 6], 2), ([6, 2, 10, 6, 4], 2), ([7, 1, 1], 3), ([3, 9], 1), ([5, 2], 8), ([4], 2)],
-    drawn=lambda draw: (_lengths(draw), draw.randint(1, 5)),
-)
+@exercise(lambda draw: (_lengths(draw), draw.randint(1, 5)))
 def padding_waste(lengths: list[int], batch_size: int) -> float:
     """The share of the computed tokens that is padding, batches taken in order."""
     return 1 - sum(lengths) / _padded(lengths, batch_size)

@@ -14,37 +14,19 @@ def _most(labels: list[int]) -> int:
     return int(2 * sum(labels) > len(labels))
 
 
-@exercise(
-    fixed=[
-        *(([1, 1, 0], [1, 1, 1, 0]), ([0, 1, 0], [0, 1, 1, 1]), ([0, 1, 1, 1, 0], [0, 0, 0, 0, 1])),
-        *(([0], [1, 1]), ([1, 1], [1])),
-    ],
-    drawn=lambda draw: (_labels(draw), _labels(draw)),
-)
+@exercise(lambda draw: (_labels(draw), _labels(draw)))
 def majority(train_labels: list[int], test_labels: list[int]) -> float:
     """The accuracy on test of always answering what is most frequent in train."""
     return test_labels.count(_most(train_labels)) / len(test_labels)
 
 
-def _interval(right: int, n: int, errors: float = 1.96, power: float = 0.5, reviews: int | None = None) -> tuple:
+# an interval that stays between 0 and 1, so that it is all one whether it is cut there
+@exercise(lambda draw: ((n := draw.choice([20, 50, 100, 200, 1000])), draw.randint(n // 4, 3 * n // 4))[::-1])
+def interval(right: int, n: int, errors: float = 1.96, power: float = 0.5, reviews: int | None = None) -> tuple:
+    """The 95 % interval (low, high) of an accuracy, by the normal approximation."""
     p = right / n
     half = errors * (p * (1 - p) / (reviews or n)) ** power
     return p - half, p + half
-
-
-def _wilson(right: int, n: int, z: float = 1.96) -> tuple:
-    half = z * (right * (n - right) / n + z * z / 4) ** 0.5
-    return (right + z * z / 2 - half) / (n + z * z), (right + z * z / 2 + half) / (n + z * z)
-
-
-@exercise(
-    fixed=[(80, 100), (300, 400), (10, 20), (50, 50), (0, 30)],
-    # an interval that stays between 0 and 1, so that it is all one whether it is cut there
-    drawn=lambda draw: ((n := draw.choice([20, 50, 100, 200, 1000])), draw.randint(n // 4, 3 * n // 4))[::-1],
-)
-def interval(right: int, n: int) -> tuple:
-    """The 95 % interval (low, high) of an accuracy, by the normal approximation."""
-    return _interval(right, n)
 
 
 _WEIGHTS = {"good": 1.5, "awful": -3.0, "slow": -2.0, "fine": 1.0, "superb": 4.0, "low": 0.7, "art": -0.9}
@@ -69,13 +51,7 @@ def _text(draw: random.Random) -> tuple:
             return text, weights
 
 
-@exercise(
-    fixed=[
-        *(("slow slow good awful", _WEIGHTS), ("the plot is fine the end the", _WEIGHTS), ("superb", _WEIGHTS)),
-        *(("fine fine good", _WEIGHTS), ("good low slow slowly", {"low": -1.0, "good": 1.5, "slow": 0.5})),
-    ],
-    drawn=_text,
-)
+@exercise(_text)
 def decisive_word(text: str, weights: dict[str, float]) -> str:
     """The word of a text that moves a bag-of-words verdict most."""
     return _strongest(_pulls(text, weights))
@@ -92,14 +68,7 @@ def _best(shares: dict[str, float]) -> str:
     return max(shares, key=lambda name: shares[name])
 
 
-@exercise(
-    fixed=[
-        ({"a": 0.70, "b": 0.74, "c": 0.72}, {"a": 0.75, "b": 0.71, "c": 0.73}),
-        *(({"a": 0.80, "b": 0.60}, {"a": 0.79, "b": 0.50}), ({"only": 0.61}, {"only": 0.58})),
-    ],
-    drawn=_prompts,
-)
+@exercise(_prompts)
 def choose_prompt(validation: dict[str, float], test: dict[str, float]) -> tuple:
     """The prompt to use and the accuracy to report; both arguments: a dict of prompt -> accuracy."""
-    prompt = _best(validation)
-    return prompt, test[prompt]
+    return (prompt := _best(validation)), test[prompt]

@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+from scipy.special import softmax
 
 from finetuning.check.exercise import exercise
 
@@ -15,17 +16,10 @@ def _rows(draw: random.Random) -> tuple:
     return [row + [pad_id] * (width - len(row)) for row in rows], pad_id
 
 
-def _change(rows: list[list[int]], old: int, new: int | None) -> list[list]:
-    return [[new if token == old else token for token in row] for row in rows]
-
-
-@exercise(
-    fixed=[([[7, 1, 0, 0], [8, 9, 1, 0]], 0), ([[0, 1, 5]], 5), ([[7, 1]], 0)],
-    drawn=_rows,
-)
-def mask_padding(labels: list[list[int]], pad_id: int) -> list[list[int]]:
+@exercise(_rows)
+def mask_padding(labels: list[list[int]], pad_id: int, mark: int | None = -100) -> list[list[int | None]]:
     """Rows of label ids in which the padding is left out of the loss."""
-    return _change(labels, pad_id, -100)
+    return [[mark if token == pad_id else token for token in row] for row in labels]
 
 
 def _logits(draw: random.Random) -> tuple:
@@ -34,20 +28,10 @@ def _logits(draw: random.Random) -> tuple:
     return np.array(logits), draw.sample(range(size), k=2)
 
 
-def _softmax(logits: np.ndarray, axis: int = 1) -> np.ndarray:
-    return np.exp(logits) / np.exp(logits).sum(axis=axis, keepdims=True)
-
-
-@exercise(
-    fixed=[
-        (np.array([[9.0, 1.0, 2.0, 0.5], [0.0, 3.0, 0.0, 4.0]]), [1, 2]),
-        *((np.array([[9.0, 1.0, 2.0, 0.5]]), [2, 0]), (np.array([[2.0, 2.0, 5.0]]), [0, 1])),
-    ],
-    drawn=_logits,
-)
+@exercise(_logits)
 def positive_probability(logits: np.ndarray, words: list[int]) -> np.ndarray:
     """The probability of the positive word among the two, for logits of shape (reviews, vocabulary)."""
-    return _softmax(logits[:, words])[:, 1]
+    return softmax(logits[:, words], axis=1)[:, 1]
 
 
 def _checkpoints(*rows: tuple[float, float, bool]) -> list[dict]:
@@ -64,32 +48,18 @@ def _trainings(draw: random.Random) -> tuple:
     return (found,)
 
 
-def _pick(trainings: dict[float, list[dict]], key: str = "accuracy", by: str = "whole", among: str = "whole") -> tuple:
-    """Rate, epoch to ship and to resume from; ``by`` chooses the checkpoints for the rate, ``among`` for the rest."""
+@exercise(_trainings, tolerance=1e-9)
+def pick_training(
+    trainings: dict[float, list[dict]], key: str = "accuracy", by: str = "whole", among: str = "whole"
+) -> tuple:
+    """Rate, epoch to ship, epoch to resume from; ``trainings``: rate -> list of checkpoints.
+
+    ``by`` says which checkpoints may choose the rate, ``among`` which may be shipped or resumed.
+    """
     size = {"accuracy": 1, "loss": -1}[key]
     rate = max(trainings, key=lambda r: max((size * one[key] for one in trainings[r] if one[by]), default=-9))
     kept = [one for one in trainings[rate] if one[among]]
     return rate, max(kept, key=lambda one: size * one[key])["epoch"], kept[-1]["epoch"]
-
-
-@exercise(
-    fixed=[
-        (
-            {
-                1e-5: _checkpoints((0.69, 0.55, True), (0.66, 0.58, True)),
-                1e-3: _checkpoints((0.5, 0.80, True), (0.3, 0.86, True), (0.2, 0.84, True), (0.1, 0.88, False)),
-                1e-1: _checkpoints((0.05, 0.50, True), (float("nan"), 0.51, True)),
-            },
-        ),
-        ({1e-3: _checkpoints((0.4, 0.8, True), (0.3, 0.7, True)), 1e-2: _checkpoints((0.1, 0.9, False))},),
-        ({1e-4: _checkpoints((0.4, 0.9, True)), 1e-2: _checkpoints((0.5, 0.6, True), (0.1, 0.95, False))},),
-    ],
-    drawn=_trainings,
-    tolerance=1e-9,
-)
-def pick_training(trainings: dict[float, list[dict]]) -> tuple:
-    """Rate, epoch to ship, epoch to resume from; ``trainings``: rate -> list of checkpoints."""
-    return _pick(trainings)
 
 
 def _points(accuracy: dict[str, float], *pairs: str) -> list[float]:
@@ -97,25 +67,11 @@ def _points(accuracy: dict[str, float], *pairs: str) -> list[float]:
     return [100 * (accuracy[a] - accuracy[b]) for a, b in (pair.split(" - ") for pair in pairs)]
 
 
-def _rows_of(values: list[int]) -> tuple:
-    return (
-        dict(
-            zip(
-                ("majority", "tfidf", "as_shipped", "trainer", "from_scratch"),
-                (value / 1000 for value in values),
-                strict=True,
-            )
-        ),
-    )
-
-
+_METHODS = ("majority", "tfidf", "as_shipped", "trainer", "from_scratch")
 _GAVE = ("trainer - from_scratch", "trainer - as_shipped")
 
 
-@exercise(
-    fixed=[_rows_of([500, 750, 700, 900, 600]), _rows_of([500, 900, 800, 700, 750])],
-    drawn=lambda draw: _rows_of(draw.sample(range(400, 990), k=5)),
-)
+@exercise(lambda draw: (dict(zip(_METHODS, (n / 1000 for n in draw.sample(range(400, 990), k=5)), strict=True)),))
 def bought(accuracy: dict[str, float]) -> list[float]:
     """Points of accuracy that pre-training gave, and that fine-tuning gave; ``accuracy``: method -> value."""
     return _points(accuracy, *_GAVE)

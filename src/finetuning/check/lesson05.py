@@ -1,12 +1,11 @@
 """Lesson 05: a paired test, the calibration error, a slice, predictions in a stream."""
 
-import math
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
 
 import numpy as np
+from scipy.stats import binomtest
 
 from finetuning.check.exercise import Mistake, exercise, plain
 
@@ -22,36 +21,18 @@ def _alone(first: list[int], second: list[int]) -> tuple[int, int]:
     return sum(a > b for a, b in pairs), sum(b > a for a, b in pairs)
 
 
-def _tail(times: int, tosses: int) -> float:
-    """The chance that a fair coin shows one side at least so many times."""
-    return sum(math.comb(tosses, k) for k in range(times, tosses + 1)) / 2**tosses
-
-
-def _chi_square(first: list[int], second: list[int], correction: float = 0) -> float:
-    b, c = _alone(first, second)
-    return math.erfc(max(abs(b - c) - correction, 0) / math.sqrt(2 * (b + c))) if b + c else 1.0
-
-
-@exercise(
-    fixed=[
-        ([1] * 8 + [0] * 2 + [1] * 10 + [0] * 3, [0] * 8 + [1] * 2 + [1] * 10 + [0] * 3),
-        *(([1, 0, 1], [1, 0, 1]), ([1, 1, 0, 0], [0, 1, 1, 0]), ([0] * 6, [1] * 6), ([1], [0])),
-    ],
-    drawn=_verdicts,
-)
+@exercise(_verdicts)
 def mcnemar(first: list[int], second: list[int]) -> float:
     """The exact two-sided p-value of McNemar's test, from two lists of right (1) and wrong (0) answers."""
     alone = _alone(first, second)
-    return min(1.0, 2 * _tail(max(alone), sum(alone)))
+    return binomtest(alone[0], sum(alone)).pvalue if any(alone) else 1.0
 
 
 def _bins(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray, left: bool = False) -> list[tuple]:
     """Share of the reviews, mean confidence and share of right answers of each bin that is not empty."""
-    inside = [
-        (confidence >= low) & (confidence < high) if left else (confidence > low) & (confidence <= high)
-        for low, high in pairwise(edges)
-    ]
-    return [(one.mean(), confidence[one].mean(), right[one].mean()) for one in inside if one.any()]
+    at = np.digitize(confidence, edges, right=not left)
+    inside = [at == i for i in range(1, len(edges)) if i in at]
+    return [(one.mean(), confidence[one].mean(), right[one].mean()) for one in inside]
 
 
 def _confidences(draw: random.Random) -> tuple:
@@ -61,23 +42,14 @@ def _confidences(draw: random.Random) -> tuple:
     return np.array(values), np.array(draw.choices([0, 1, 1], k=len(values))), np.array(edges)
 
 
-_SURE = np.array([0.6, 0.6, 0.9, 0.6, 0.9, 0.6]), np.array([1, 1, 0, 1, 1, 0])
-
-
-@exercise(
-    fixed=[
-        *((*_SURE, np.array([0.5, 0.75, 1.0])), (*_SURE, np.array([0.0, 0.5, 0.75, 1.0]))),
-        *((np.array([1.0, 0.75]), np.array([1, 1]), np.array([0.5, 0.75, 1.0])), (*_SURE, np.array([0.5, 1.0]))),
-    ],
-    drawn=_confidences,
-)
+@exercise(_confidences)
 def calibration_error(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> float:
     """The expected calibration error; a bin holds confidences above one edge and up to the next."""
     return sum(share * abs(sure - true) for share, sure, true in _bins(confidence, right, edges))
 
 
 _NEGATORS = ("not", "no", "never", "without", "didn't", "isn't", "can't", "won't")
-_PLAIN = ["a", "film", "plot", "warm", "and", "another", "notable", "knot", "know", "piano", "went", "nevertheless"]
+_PLAIN = ("a", "film", "plot", "warm", "and", "another", "notable", "knot", "know", "piano", "went", "nevertheless")
 
 
 def _negators(text: str, but: tuple = ()) -> list[str]:
@@ -88,23 +60,13 @@ def _negators(text: str, but: tuple = ()) -> list[str]:
 
 def _sentence(draw: random.Random) -> tuple:
     """Plain words, of which some hold the letters of a negation, with a negation among them or without."""
-    words = draw.choices(_PLAIN, k=draw.randint(2, 6))
+    words, spell = draw.choices(_PLAIN, k=draw.randint(2, 6)), draw.choice([str, str, str.upper, str.capitalize])
     if draw.random() < 0.6:
-        negator = draw.choice(_NEGATORS)
-        words.insert(
-            draw.randint(0, len(words)), draw.choice([negator, negator, negator.upper(), negator.capitalize()])
-        )
+        words.insert(draw.randint(0, len(words)), spell(draw.choice(_NEGATORS)))
     return (" ".join(word + draw.choice(["", "", "", ",", "."]) for word in words),)
 
 
-@exercise(
-    fixed=[
-        *(("It was not good.",), ("A warm and funny film.",), ("NOT what I paid for.",), ("Good? Certainly not!",)),
-        *(("I didn't laugh once.",), ("I never looked at the clock.",), ("A film without a heart",), ("No plot.",)),
-        *(("Another notable film, a knot well tied.",), ("I now know the piano score by heart.",), ("",)),
-    ],
-    drawn=_sentence,
-)
+@exercise(_sentence)
 def negation_slice(text: str) -> bool:
     """Whether a review belongs to the slice of those that negate something."""
     return bool(_negators(text))
@@ -147,23 +109,15 @@ def _watched(answer: Callable, texts: list[str], batch_size: int) -> list[str]:
         if len(given) > len(texts):
             raise Mistake(f"more answers come than there are reviews ({len(texts)}): what ends its loop?")
     if len(given) < len(texts):
-        raise Mistake(
-            f"{len(given)} answers came for {len(texts)} reviews; what is left over at the end is a batch too."
-        )
+        rest = "what is left over at the end is a batch too."
+        raise Mistake(f"{len(given)} answers came for {len(texts)} reviews; {rest}")
     if len(calls) > -(-len(texts) // batch_size):
-        raise Mistake(
-            f"`predict` was called {len(calls)} times, for batches of {calls}; full ones are many times as fast."
-        )
+        slow = f"for batches of {calls}; full ones are many times as fast."
+        raise Mistake(f"`predict` was called {len(calls)} times, {slow}")
     return given
 
 
-@exercise(
-    fixed=[
-        *((["a", "b", "c", "d", "e", "f", "g"], 3), (["a", "b"], 2), (["a", "b", "c"], 5), ([], 2), (["a", "a"], 1)),
-    ],
-    drawn=lambda draw: ([f"review {draw.randrange(9)}" for _ in range(draw.randint(0, 9))], draw.randint(1, 4)),
-    play=_watched,
-)
+@exercise(lambda draw: (draw.choices(_PLAIN, k=draw.randint(0, 9)), draw.randint(1, 4)), _watched)
 def stream_answers(texts: list[str], batch_size: int) -> list[str]:
     """The answer to each text of an iterator, never holding more than a batch."""
     return [text.upper() for text in texts]

@@ -38,10 +38,8 @@ def quiz_markdown(lesson: str) -> str:
         asked.append("\n".join([f"{i}. {question['ask']}", *choices]))
         words = [f"{letter}: {question[letter][1]}" for letter in letters(question)]
         explained.append(f"{i}. **{question['right']}.** " + " ".join(words))
-    folded = (
-        "<details><summary>The answers, each choice explained</summary>\n\n" + "\n".join(explained) + "\n\n</details>"
-    )
-    return "\n".join(asked) + "\n\n" + folded
+    head = "<details><summary>The answers, each choice explained</summary>"
+    return "\n".join([*asked, "", head, "", *explained, "", "</details>"])
 
 
 def quiz(lesson: str, answers: Any = "") -> None:
