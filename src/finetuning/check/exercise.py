@@ -27,7 +27,7 @@ from finetuning.profiles import ASSETS
 OPEN = "This gap is still open: write your answer in place of the dots and run the cell again."
 DRAWN = 40  # inputs drawn for an exercise, beside its fixed ones
 MOST = 1000  # values taken from an iterator
-SECONDS = 10  # for all the inputs of an exercise together
+SECONDS = 10  # of computing, for all the inputs of an exercise together
 HERE = Path(__file__).parent
 _wrong: Counter[str] = Counter()  # exercise -> wrong answers in this kernel
 
@@ -46,15 +46,15 @@ class Outcome:
 
 
 class TimeLimit:
-    """Raises Mistake in the reader's function when SECONDS have passed, on systems that have such a timer."""
+    """Raises Mistake in the reader's function when it has computed for SECONDS, on systems that have such a timer."""
 
     running = False  # whether the reader's function is being called
 
     def __enter__(self) -> "TimeLimit":
-        self.timed = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+        self.timed = hasattr(signal, "SIGVTALRM") and threading.current_thread() is threading.main_thread()
         if self.timed:
-            self.before = signal.signal(signal.SIGALRM, self.stop)
-            signal.setitimer(signal.ITIMER_REAL, SECONDS, 0.001)  # again and again, should an `except:` swallow it
+            self.before = signal.signal(signal.SIGVTALRM, self.stop)
+            signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, 0.001)  # again and again, should an `except:` swallow it
         return self
 
     def stop(self, _: int, frame: Any) -> None:
@@ -64,8 +64,8 @@ class TimeLimit:
 
     def __exit__(self, *_: Any) -> None:
         if self.timed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self.before)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, self.before)
 
 
 @dataclass
@@ -204,10 +204,10 @@ def attempt(function: Callable, case: dict, limit: TimeLimit) -> Outcome:
                 limit.running = False
     except (Exception, SystemExit) as error:
         return Outcome(error=error)
-    if printed.getvalue():
-        return Outcome(value, instead="prints and returns nothing")
-    if repr(given) != repr([*case.values()]):
-        return Outcome(value, instead="changes what it was given and returns nothing")
+    if value is None and printed.getvalue():
+        return Outcome(instead="prints and returns nothing")
+    if value is None and repr(given) != repr([*case.values()]):
+        return Outcome(instead="changes what it was given and returns nothing")
     return Outcome(value)
 
 
