@@ -134,11 +134,10 @@ class exercise:
 
         case, wanted, outcome = cases[wrong[0]], right[wrong[0]], came[wrong[0]]
         said = next((sentence for formula, sentence in text.get("mistakes", []) if explains(formula)), "")
-        if not said and outcome.error:
-            said = tell_error(outcome.error, case)
+        if not said:
+            said = tell_error(outcome.error) if outcome.error else misfit(outcome, wanted)
         if not said and not same(self.try_all(answer, [case])[0].value, outcome.value, self.tolerance):
             said = "your function gives another answer to the same input each time: by chance, or from what it keeps."
-        said = said or misfit(outcome, wanted)
         lines = [said or f"right for {len(cases) - len(wrong)} of {len(cases)} inputs, and wrong for this one:"]
         lines.append(show_input(case))
         if not outcome.error:
@@ -211,12 +210,13 @@ def attempt(function: Callable, case: dict, limit: TimeLimit) -> Outcome:
     return Outcome(value)
 
 
-def tell_error(error: BaseException, case: dict) -> str:
+def tell_error(error: BaseException) -> str:
     """An error as one of the reader's function, with the line it came from."""
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename).parent != HERE]
+    began = (error.__cause__ or error).__traceback__  # a StopIteration within a generator causes a RuntimeError
+    frames = [one for one in traceback.extract_tb(began) if Path(one.filename).parent != HERE]
     said = f"{type(error).__name__}: {error}"
     if not frames:
-        return f"your function cannot be called with ({', '.join(case)}): {said}."
+        return f"your function cannot be called as the exercise calls it: {said}."
     line = [one for one in frames if one.filename == frames[0].filename][-1]
     text = f" ({line.line})" if line.line else ""
     return f"your function stopped with an error in line {line.lineno} of its cell{text}: {said}."
@@ -283,7 +283,8 @@ def misfit(outcome: Outcome, wanted: Any) -> str:
 def kind(value: Any) -> str:
     """What sort of thing a plain value is, in words."""
     named = {int: "a number", float: "a number", str: "a text", list: "a list", set: "a set, which has no order"}
-    return "None" if value is None else named.get(type(value), f"a {type(value).__name__}")
+    named |= {bool: "True or False", type(None): "None"}
+    return named.get(type(value), f"a {type(value).__name__}")
 
 
 def show(value: Any) -> str:

@@ -109,8 +109,9 @@ def _watched(answer: Callable, texts: list[str], batch_size: int) -> list[str]:
         if len(given) > len(texts):
             raise Mistake(f"more answers come than there are reviews ({len(texts)}): what ends its loop?")
     if len(given) < len(texts):
-        rest = "what is left over at the end is a batch too."
-        raise Mistake(f"{len(given)} answers came for {len(texts)} reviews; {rest}")
+        rest = len(given) == len(texts) // batch_size * batch_size
+        why = "what is left over at the end is a batch too." if rest else "where did the others go?"
+        raise Mistake(f"{len(given)} answers came for {len(texts)} reviews; {why}")
     if len(calls) > -(-len(texts) // batch_size):
         slow = f"for batches of {calls}; full ones are many times as fast."
         raise Mistake(f"`predict` was called {len(calls)} times, {slow}")

@@ -76,8 +76,7 @@ def chosen(answers: Any) -> list[str]:
     """The letters of an answer in the order of the questions: they may be numbered, in a list or a dict, or run on."""
     if isinstance(answers, dict):
         answers = [f"{number} {letter}" for number, letter in answers.items()]
-    text = " ".join(map(str, answers)) if isinstance(answers, (list, tuple)) else str(answers or "")
-    text = text.lower()
+    text = (" ".join(map(str, answers)) if isinstance(answers, (list, tuple)) else str(answers or "")).lower()
     numbered, found = re.findall(r"(\d+)\W*([a-z])", text), re.findall(r"[a-z]", text)
     if len(numbered) == len(found):
         found = [letter for _, letter in sorted(numbered, key=lambda pair: int(pair[0]))]
