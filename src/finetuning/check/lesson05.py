@@ -31,7 +31,7 @@ def mcnemar(first: list[int], second: list[int]) -> float:
 def _bins(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray, left: bool = False) -> list[tuple]:
     """Share of the reviews, mean confidence and share of right answers of each bin that is not empty."""
     at = np.digitize(confidence, edges, right=not left)
-    inside = [at == i for i in range(1, len(edges)) if i in at]
+    inside = (at == i for i in range(1, len(edges)) if i in at)
     return [(one.mean(), confidence[one].mean(), right[one].mean()) for one in inside]
 
 
@@ -60,9 +60,9 @@ def _negators(text: str, but: tuple = ()) -> list[str]:
 
 def _sentence(draw: random.Random) -> tuple:
     """Plain words, of which some hold the letters of a negation, with a negation among them or without."""
-    words, spell = draw.choices(_PLAIN, k=draw.randint(2, 6)), draw.choice([str, str, str.upper, str.capitalize])
+    words, negator = draw.choices(_PLAIN, k=draw.randint(2, 6)), draw.choice(_NEGATORS)
     if draw.random() < 0.6:
-        words.insert(draw.randint(0, len(words)), spell(draw.choice(_NEGATORS)))
+        words.insert(draw.randint(0, len(words)), draw.choice([negator, negator.upper(), negator.capitalize()]))
     return (" ".join(word + draw.choice(["", "", "", ",", "."]) for word in words),)
 
 
@@ -118,7 +118,7 @@ def _watched(answer: Callable, texts: list[str], batch_size: int) -> list[str]:
     return given
 
 
-@exercise(lambda draw: (draw.choices(_PLAIN, k=draw.randint(0, 9)), draw.randint(1, 4)), _watched)
+@exercise(lambda draw: (draw.choices(_PLAIN, k=draw.randint(0, 9)), draw.randint(1, 4)), play=_watched)
 def stream_answers(texts: list[str], batch_size: int) -> list[str]:
     """The answer to each text of an iterator, never holding more than a batch."""
     return [text.upper() for text in texts]
