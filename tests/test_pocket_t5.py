@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 from conftest import IMDB, ROOT, needs_imdb
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from authoring.pocket import judge, muon, pieces, pretrain, tasks
+from authoring.pocket import inherit, judge, pieces, pretrain, tasks
 from authoring.pocket.passages import Passages
 from finetuning.data import clean_text
 from finetuning.labels import label_ids, score_labels
@@ -258,18 +258,42 @@ def test_disagreement_with_a_label_weighs_less_the_more_agreement_is_trusted():
     assert torch.allclose(gradients[0.7], p**0.7 * (1 - p))
 
 
-@pytest.mark.parametrize("shape", [(48, 48), (96, 32), (32, 96)])
-def test_muon_moves_a_matrix_by_about_as_much_in_every_direction(shape):
-    """However unequal a gradient's singular values, those of the step lie near the rate (Jordan et al.: 0.7 to 1.2)."""
-    torch.manual_seed(0)
-    matrix = torch.nn.Parameter(torch.zeros(shape))
-    left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
-    matrix.grad = left @ torch.diag(torch.logspace(0, -1.5, min(shape))) @ right
-    muon.Muon([matrix]).step(0.1)
-    length = 0.1 * max(1, shape[0] / shape[1]) ** 0.5
-    moved = torch.linalg.svdvals(matrix.detach()) / length
-    assert moved.min() > 0.6 and moved.max() < 1.3
-    assert (matrix * matrix.grad).sum() < 0  # downhill
+def distance_to_the_judge(shape, texts, tokenizer, small):
+    """How far an encoder's outputs are from the judge's, cut out of it and random: 1 - cosine, by the nearest linear map."""
+    first = len(tokenizer) - 1
+    distances = []
+    for cut in (True, False):
+        torch.manual_seed(0)
+        config = T5Config(vocab_size=len(tokenizer), num_decoder_layers=1, feed_forward_proj="relu", **shape)
+        model = T5ForConditionalGeneration(config).eval()
+        asked = [judge.in_one_batch([[5, *text, 1] for text in texts])]
+        seen = inherit.Seen(small, [texts], first, asked)
+        if cut:
+            inherit.inherit(model, small, seen, [3, 4])
+        with torch.no_grad():
+            outputs = seen.model([model.encoder(ids, attention_mask=ids != 0).last_hidden_state for ids in asked])
+            wanted = seen.judge("layer", shape["num_layers"])
+            nearest = outputs @ inherit.ridge(outputs, wanted).T
+        distances.append(1 - float(torch.cosine_similarity(nearest, wanted).mean()))
+    return distances
+
+
+def test_the_encoder_is_cut_out_of_the_judges(small_judge):
+    """As wide as the judge it says nearly the same; half as wide it is still nearer than a random one."""
+    tokenizer = pieces.build_tokenizer([*".,!?", *WORDS, *pieces.WHOLE_WORDS])
+    small = judge.build_judge(tokenizer).eval()
+    with (
+        torch.no_grad()
+    ):  # random weights of this size mix hardly anything; and places are what T5 knows by its biases only
+        small.encoder.embeddings.position_embeddings.weight.zero_()
+        for weights in small.encoder.encoder.parameters():
+            weights.mul_(8 if weights.ndim == 2 else 1)
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(7, len(WORDS), size=length) for length in rng.integers(5, 20, size=400)]
+    whole = {"d_model": 48, "num_heads": 2, "d_kv": 24, "d_ff": 48, "num_layers": 1}
+    near, random = distance_to_the_judge(whole, texts, tokenizer, small)
+    halved, _ = distance_to_the_judge(whole | {"d_model": 24, "num_heads": 1, "d_ff": 24}, texts, tokenizer, small)
+    assert near < random / 3 and halved < random / 1.5
 
 
 def test_without_the_judges_package_the_way_out_is_named(monkeypatch):
@@ -321,7 +345,8 @@ from authoring.pocket import judge, pieces, pretrain, tasks
 pieces.judge_folder = lambda: Path(os.environ["JUDGE"])
 pretrain.HELD_OUT, pretrain.JUDGE_STEPS, pretrain.ROUND, pretrain.SAVE_EVERY, tasks.TOKENS_PER_BATCH = 10, 8, 4, 1, 512
 tasks.SPAN_TOKENS, judge.TOKENS_PER_BATCH, judge.SAVE_EVERY, judge.SAY_EVERY = 256, 512, 2, 2
-pretrain.SHAPE |= {"d_model": 32, "num_heads": 2, "d_kv": 16, "d_ff": 32, "num_layers": 1}
+pretrain.DECODER_ALONE, pretrain.WARM_UP, pretrain.FITTED_ON = 3, 2, 2
+pretrain.SHAPE |= {"d_model": 32, "num_heads": 1, "d_kv": 24, "d_ff": 32, "num_layers": 1}
 part, _, at = os.environ["STOP_AT"].partition(" ")
 learn, draw, steps = judge.labelled_passages, tasks.Tasks.judged, iter(range(99))
 

@@ -113,7 +113,7 @@ def tfidf_by_trait(reviews: list[dict]) -> dict[str, float]:
 
 
 def first_edition(reviews: list[dict]) -> list[dict]:
-    """The 2,000 reviews that the set had at first, in the splits of that time (1,300, 200 and 500 reviews, in the order of their ids)."""
+    """The 2,000 reviews of the first edition in its splits: 1,300, 200 and 500 in the order of their ids."""
     old = []
     for review in reviews:
         number = int(review["id"].removeprefix("pr-"))
@@ -148,7 +148,7 @@ def card_figures(reviews: list[dict]) -> str:
         f"{scores['plain']:.3f} on `plain`, "
         f"{scores['not plain']:.3f} on the others.",
         "",
-        "TF-IDF accuracy, on the test reviews of now and on those of the first edition (trained on its 1,300 training reviews):",
+        "TF-IDF accuracy, on the test reviews of now and on those of the first edition (trained on its 1,300 reviews):",
         "",
         "| reviews | now | first edition |",
         "|---|---|---|",

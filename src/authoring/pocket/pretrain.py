@@ -13,7 +13,7 @@ The tasks, each with its prefix:
 
 What a passage says is told by a judge (``authoring.pocket.judge``), a larger model that has read far more: the label
 words follow its logit, and the encoder's outputs follow its hidden states token by token (Jiao et al. 2020,
-"TinyBERT"). The embeddings start from the judge's word vectors, reduced to the width of the small model.
+"TinyBERT"). The encoder starts as a cut of the judge's own (``authoring.pocket.inherit``); the decoder starts from nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from authoring.pocket.judge import keep, train_judge
-from authoring.pocket.muon import Muon
+from authoring.pocket.inherit import Seen, inherit
+from authoring.pocket.judge import in_one_batch, keep, train_judge
 from authoring.pocket.passages import Passages
 from authoring.pocket.pieces import EOS, PAD, SENTINELS, WHOLE_WORDS, build_tokenizer, choose_pieces
 from authoring.pocket.tasks import Judged, Tasks
@@ -39,18 +39,20 @@ if TYPE_CHECKING:
 
 HELD_OUT = 1000  # training reviews kept aside to watch progress
 JUDGE_STEPS = 2000
-RATE, MUON_RATE = 1e-3, 0.005  # peaks: of AdamW for embeddings, norms and biases, of Muon for the layers' matrices
-WARM_UP = 200  # steps
+ENCODER_RATE, RATE, BIAS_RATE = 4e-4, 1e-3, 5e-3  # peaks: of encoder and embeddings, of the decoder, of position biases
+DECODER_ALONE = 64  # steps at the beginning in which the decoder alone learns: a random one would spoil the encoder
+WARM_UP = 64  # steps
+FITTED_ON = 10  # batches of passages on which the encoder is cut out of the judge's
 FALLING = 0.25  # of the training, at its end: the rates fall to nothing
 ROUND = 64  # steps between two lines of progress
 SAVE_EVERY = 4  # rounds
 
 SHAPE: dict[str, Any] = {
     "d_model": 256,
-    "d_kv": 64,
-    "num_heads": 4,
+    "d_kv": 32,
+    "num_heads": 6,
     "d_ff": 768,
-    "num_layers": 4,
+    "num_layers": 6,
     "num_decoder_layers": 1,
     "feed_forward_proj": "relu",
     "dropout_rate": 0.1,
@@ -87,48 +89,20 @@ def learning_rate(progress: float, step: int) -> float:
     ``progress`` runs from 0 to 1. Level, so that a longer training goes on from any state before the fall (Hu et al.
     2024, "MiniCPM").
     """
-    return min(1.0, (step + 1) / WARM_UP, max(0.0, 1 - progress) / FALLING)
+    return max(0.0, min(1.0, (step + 1) / WARM_UP, (1 - progress) / FALLING))
 
 
-def start_vectors(judge: nn.Module, size: int) -> np.ndarray:
-    """The judge's word vectors reduced to ``size`` numbers each: principal components, each row of variance 1.
-
-    Returns a float32 array of shape (vocabulary, size). T5 expects embeddings of variance 1.
-    """
-    vectors = judge.encoder.embeddings.word_embeddings.weight.detach().numpy().astype(np.float64)
-    vectors = vectors - vectors.mean(axis=0)
-    _, axes = np.linalg.eigh(vectors.T @ vectors)
-    reduced = vectors @ axes[:, ::-1][:, :size]
-    return (reduced / np.linalg.norm(reduced, axis=1, keepdims=True) * np.sqrt(size)).astype(np.float32)
-
-
-def build_model(tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, seed: int) -> PreTrainedModel:
-    """A T5 of ``SHAPE`` with random weights but for the embeddings, which start from ``vectors``.
-
-    Answers and sentinels get random vectors: the output layer shares them, and as words "positive" and "negative" are
-    near twins.
-    """
+def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """A T5 of ``SHAPE`` with random weights."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(seed)
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        decoder_start_token_id=PAD,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        **SHAPE,
-    )
-    model = T5ForConditionalGeneration(config)
-    with torch.no_grad():
-        start = torch.tensor(vectors)
-        own = [
-            *tokenizer.convert_tokens_to_ids(["▁" + word for word in WHOLE_WORDS]),
-            *range(len(start) - SENTINELS, len(start)),
-        ]
-        start[own] = torch.randn(len(own), start.shape[1])
-        model.shared.weight.copy_(start)
-    return model
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer), decoder_start_token_id=PAD, pad_token_id=PAD, eos_token_id=EOS, **SHAPE
+        )
+    ).eval()  # fmt: skip
 
 
 def task_loss(model: PreTrainedModel, ids: Tensor, wanted: Tensor) -> Tensor:
@@ -201,7 +175,7 @@ def prepare(source: str, work: Path) -> tuple[PreTrainedTokenizerBase, list[np.n
 
 
 class Student:
-    """The model that learns, the map to the judge's hidden states (``lens``), and their optimizers."""
+    """The model that learns, the map to the judge's hidden states (``lens``), and their optimizer."""
 
     def __init__(self, model: PreTrainedModel, judge: nn.Module) -> None:
         import torch
@@ -212,20 +186,44 @@ class Student:
         # learned by heart.
         model.eval()
         self.parameters = [*model.parameters(), *self.lens.parameters()]
-        blocks = [*model.encoder.block.parameters(), *model.decoder.block.parameters()]
-        layers = [p for p in blocks if p.ndim == 2 and p.shape[1] >= 32]  # the matrices, and not the position biases
-        inside = {id(p) for p in layers}
-        self.muon = Muon(layers)
+        biases = [p for name, p in model.named_parameters() if "relative_attention_bias" in name]
+        small = {id(p) for p in biases}
+        encoder = [p for p in (*model.encoder.parameters(), *self.lens.parameters()) if id(p) not in small]
+        decoder = [p for p in model.decoder.block.parameters() if id(p) not in small]
+        decoder += [*model.decoder.final_layer_norm.parameters()]
         self.adamw = torch.optim.AdamW(
-            [p for p in self.parameters if id(p) not in inside],
-            lr=RATE,
+            [
+                {"params": encoder, "peak": ENCODER_RATE},
+                {"params": decoder, "peak": RATE},
+                {"params": biases, "peak": BIAS_RATE},
+            ],
             betas=(0.9, 0.98),
             weight_decay=0.0,
             fused=True,
         )
 
-    def learn(self, step: int, share: float, batch: Judged, tasks: Tasks) -> dict[str, float]:
-        """One step at a ``share`` of the peak rates; returns the losses of the tasks that had a part in it."""
+    def start(self, judge: nn.Module, tasks: Tasks, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Cut the encoder out of the judge's.
+
+        Answers and sentinels keep random vectors: the output layer shares them, and as words "positive" and "negative"
+        are near twins.
+        """
+        import torch
+
+        texts = [tasks.texts(-1 - at, longest=254) for at in range(FITTED_ON)]
+        asked = [in_one_batch(tasks.asked(each)) for each in texts]
+        answers = tokenizer.convert_tokens_to_ids(["▁" + word for word in WHOLE_WORDS])
+        sentinels = range(len(tokenizer) - SENTINELS, len(tokenizer))
+        weights = inherit(self.model, judge, Seen(judge, texts, tasks.first, asked), [*answers, *sentinels])
+        with torch.no_grad():
+            self.lens.weight.copy_(weights)
+            self.lens.bias.zero_()
+
+    def learn(self, step: int, progress: float, batch: Judged, tasks: Tasks) -> dict[str, float]:
+        """One step, with ``progress`` (0 to 1) of the training behind it.
+
+        Returns the losses of the tasks that had a part in it.
+        """
         import torch
 
         answer, hidden = judged_loss(self.model, self.lens, batch, tasks.answers)
@@ -240,9 +238,11 @@ class Student:
                 loss.backward()
                 losses[name] = loss.item()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.adamw.param_groups[0]["lr"] = RATE * share
+        encoder, *others = self.adamw.param_groups
+        encoder["lr"] = encoder["peak"] * learning_rate(progress, step - DECODER_ALONE)
+        for group in others:
+            group["lr"] = group["peak"] * learning_rate(progress, step)
         self.adamw.step()
-        self.muon.step(MUON_RATE * share)
         self.model.zero_grad()
         self.lens.zero_grad()
         return losses
@@ -253,7 +253,6 @@ class Student:
             "model": self.model.state_dict(),
             "lens": self.lens.state_dict(),
             "adamw": self.adamw.state_dict(),
-            "muon": self.muon.state,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -261,7 +260,6 @@ class Student:
         self.model.load_state_dict(saved["model"])
         self.lens.load_state_dict(saved["lens"])
         self.adamw.load_state_dict(saved["adamw"])
-        self.muon.state = saved["muon"]
 
 
 def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1) -> None:
@@ -277,7 +275,7 @@ def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1) 
     held, used = (Passages([rows[i] for i in of], labels[of], tokenizer) for of in (aside[:HELD_OUT], aside[HELD_OUT:]))
     judge = train_judge(used, held, tokenizer, work, steps=JUDGE_STEPS, seed=seed)
     tasks = Tasks(used, tokenizer, judge, seed)
-    student = Student(build_model(tokenizer, start_vectors(judge, SHAPE["d_model"]), seed), judge)
+    student = Student(build_model(tokenizer, seed), judge)
     kept = work / "state.pt"
     done, spent = 0, 0.0
     if kept.exists():
@@ -285,12 +283,13 @@ def pretrain(source: str, work: Path, out: Path, *, rounds: int, seed: int = 1) 
         student.restore(saved)
         done, spent = saved["rounds"], saved["seconds"]
         print(f"going on from round {done:,} after {spent / 60:.0f} minutes", flush=True)
+    else:
+        student.start(judge, tasks, tokenizer)
     began = time.monotonic() - spent
     while done < rounds:
         losses: dict[str, list[float]] = {}
         for step in range(done * ROUND, (done + 1) * ROUND):
-            share = learning_rate(step / (rounds * ROUND), step)
-            for name, loss in student.learn(step, share, tasks.judged(step), tasks).items():
+            for name, loss in student.learn(step, step / (rounds * ROUND), tasks.judged(step), tasks).items():
                 losses.setdefault(name, []).append(loss)
         done += 1
         spent = time.monotonic() - began

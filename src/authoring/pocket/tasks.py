@@ -75,14 +75,18 @@ class Tasks:
             tokens = p.reworded(rng, tokens)
         return tokens
 
+    def texts(self, number: int, longest: int = max(LENGTHS)) -> list[np.ndarray]:
+        """The passages of batch ``number`` of the sentiment task: about equally long, of ``longest`` tokens at most."""
+        rng = np.random.default_rng((self.seed, abs(number), 0 if number >= 0 else 5))
+        length = min(longest, int(rng.choice(list(LENGTHS), p=list(LENGTHS.values()))))
+        texts = [self.draw(rng, length) for _ in range(6 * TOKENS_PER_BATCH // length)]
+        return [texts[i] for i in one_length(rng, texts, TOKENS_PER_BATCH)]
+
     def judged(self, number: int) -> Judged:
         """Batch ``number`` of the sentiment task."""
         import torch
 
-        rng = np.random.default_rng((self.seed, number, 0))
-        length = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
-        texts = [self.draw(rng, length) for _ in range(6 * TOKENS_PER_BATCH // length)]
-        texts = [texts[i] for i in one_length(rng, texts, TOKENS_PER_BATCH)]
+        texts = self.texts(number)
         with torch.inference_mode():
             hidden, logits = self.judge(in_one_batch(framed(texts, self.first)))
         passages = hidden[:, 1:-1]  # without the judge's first and last token
