@@ -29,7 +29,7 @@ def pocket():
 
 
 def test_files_are_small_and_safe():
-    assert (POCKET_T5 / "model.safetensors").stat().st_size <= 8 * 2**20
+    assert (POCKET_T5 / "model.safetensors").stat().st_size <= 16 * 10**6
     assert not [path.name for path in POCKET_T5.iterdir() if path.suffix in (".bin", ".pt", ".pkl", ".py")]
     assert json.loads((POCKET_T5 / "config.json").read_text())["dtype"] == "bfloat16"
 
@@ -68,9 +68,9 @@ def test_generates_labels_and_fills_gaps(pocket):
 @pytest.mark.soak
 @needs_imdb
 def test_the_card_tells_the_truth_about_unseen_imdb_reviews(pocket):
-    """The card's zero-shot accuracy, checked on 2,000 of the 25,000 test reviews to three standard errors."""
+    """The card's accuracy of the model as shipped, checked on 2,000 of the 25,000 test reviews to three standard errors."""
     claimed = float(re.search(r"accuracy \*\*(0\.\d+)\*\*", (POCKET_T5 / "README.md").read_text()).group(1))
-    assert claimed > 0.85
+    assert claimed >= 0.88
     test = pd.read_parquet(IMDB / "test.parquet").sample(2000, random_state=1)
     scores, _ = score_labels(
         *pocket, [clean_text(text) for text in test["text"]], prompt="sentiment: {text}", max_length=512
@@ -259,7 +259,7 @@ def test_disagreement_with_a_label_weighs_less_the_more_agreement_is_trusted():
 
 
 def distance_to_the_judge(shape, texts, tokenizer, small):
-    """How far an encoder's outputs are from the judge's, cut out of it and random: 1 - cosine, by the nearest linear map."""
+    """How far an encoder is from the judge, cut out of it and random: 1 - cosine after the best linear map."""
     first = len(tokenizer) - 1
     distances = []
     for cut in (True, False):

@@ -1,132 +1,141 @@
 """Measure pocket T5 for its model card: ``python -m authoring cards --source <folder of IMDb's halves>``.
 
-Runs the course's own lessons 01 to 03 for five seeds, scores the 25,000 IMDb test reviews with the model as it is
-shipped, asks the fine-tuned models lesson 05's negated sentences, and writes the figures into the card. It takes half
-an hour on two cores; finished runs (``runs/card-1`` ...) are used again.
+Fine-tunes it on Pocket Reviews with five seeds as lesson 03 does, from its own weights and from random ones, asks the
+tuned models lesson 05's changed sentences, scores IMDb's 25,000 test reviews with the model as it is shipped, and
+writes the figures into the card. What is measured is kept in ``runs/card/``; delete it after the model has changed.
 """
 
+from __future__ import annotations
+
 import json
-from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from authoring.blocks import fill_block
+from authoring.pocket.tuning import fine_tune, scores
+from finetuning.baselines import tfidf_classifier
+from finetuning.data import clean, clean_text, load_reviews
 from finetuning.evaluation import behaviour
-from finetuning.evaluation.pairs import kept_answers, paired
+from finetuning.evaluation.pairs import paired
 from finetuning.files import write_atomically
+from finetuning.labels import score_labels
 from finetuning.machine import this_machine
+from finetuning.metrics import wilson_interval
+from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import POCKET_T5, choose
-from finetuning.results import ResultRow
-from finetuning.workspace import LESSONS, Workspace, runs_folder
+from finetuning.workspace import runs_folder
 
 SEEDS = (1, 2, 3, 4, 5)
-METHODS = ("majority", "tfidf", "as_shipped", "from_scratch", "trainer")
+CHANGED = 200  # test reviews to which blame is added
 
 
-def as_shipped_on_imdb(source: str) -> ResultRow:
-    """Accuracy of the shipped model on IMDb's test half, with its 95 % interval.
-
-    The row is kept in ``runs/card-imdb.json``; delete that file after the model has changed.
-    """
-    kept = runs_folder() / "card-imdb.json"
-    if kept.exists():
-        return ResultRow(**json.loads(kept.read_text()))
-    from finetuning.data import clean_text, load_reviews
-    from finetuning.labels import score_labels
-    from finetuning.metrics import measure
-    from finetuning.models import load_model, load_tokenizer
-
-    settings = choose()
-    test = load_reviews(source)["test"]
+def as_shipped_on_imdb(source: str) -> list[bool]:
+    """Whether the shipped model is right, for each review of IMDb's test half."""
+    settings, test = choose(), load_reviews(source)["test"]
     texts = [clean_text(text) for text in test["text"]]
-    scores, _ = score_labels(
+    given, _ = score_labels(
         load_model(settings), load_tokenizer(settings), texts, prompt=settings.prompt, max_length=512
     )
-    row = measure("card", "as_shipped", scores.argmax(axis=1), test["label"])
-    write_atomically(kept, json.dumps(asdict(row)))
-    return row
+    return (given.argmax(axis=1) == np.array(test["label"])).tolist()
 
 
-def fine_tuned_on_pocket_reviews() -> list[Workspace]:
-    """The course's runs, one per seed, with lessons 01 to 03 done."""
-    from finetuning.course.runner import run_course
+def baselines() -> dict[str, list[bool]]:
+    """Whether TF-IDF and the shipped model are right, for each test review of Pocket Reviews."""
+    settings = choose()
+    splits = clean(load_reviews(settings.reviews))
+    texts, truth = splits["test"]["text"][:], np.array(splits["test"]["label"])
+    words = tfidf_classifier().fit(splits["train"]["text"][:], splits["train"]["label"][:]).predict(texts)
+    shipped = scores(load_model(settings), settings, texts).argmax(axis=1)
+    return {"tfidf": (words == truth).tolist(), "as_shipped": (shipped == truth).tolist()}
 
-    return [run_course("pocket", seed=seed, name=f"card-{seed}", lessons=LESSONS[1:4]) for seed in SEEDS]
 
-
-def failures(workspace: Workspace) -> dict[str, np.ndarray]:
-    """Which of lesson 05's changed inputs the fine-tuned model of a run fails: a dict of test -> bool per pair."""
-    from datasets import load_from_disk
-
-    from finetuning.labels import score_labels
-    from finetuning.models import load_model, load_tokenizer
-
-    saved = choose(base_model=str(workspace.models / "trainer"))
-    model, tokenizer = load_model(saved), load_tokenizer(saved)
-
-    def predict(texts):
-        return score_labels(model, tokenizer, texts, prompt=saved.prompt, max_length=saved.max_length)[0]
-
+def of_a_seed(seed: int) -> dict[str, Any]:
+    """From pocket T5's weights and from random ones: right or not, for each test review and changed sentence."""
+    settings = choose()
+    test = clean(load_reviews(settings.reviews))["test"]
+    texts, truth = test["text"][:], np.array(test["label"])
+    tuned = fine_tune(settings, seed)
+    answers = scores(tuned.model, settings, texts)
     plain = behaviour.plain_praise()
-    praise, negated = predict(plain), predict([behaviour.negated(text) for text in plain])
-    test = load_from_disk(workspace.data / "reviews")["test"].shuffle(seed=workspace.settings.seed).select(range(200))
-    texts = test["text"][:]
-    before, after = predict(texts), predict([f"{text} {behaviour.BLAME}" for text in texts])
+    praise, negated = (
+        scores(tuned.model, settings, some) for some in (plain, [behaviour.negated(text) for text in plain])
+    )
+    chosen = np.random.default_rng(seed).choice(len(texts), min(CHANGED, len(texts)), replace=False)
+    blamed = scores(tuned.model, settings, [f"{texts[i]} {behaviour.BLAME}" for i in chosen])
+    scratch = fine_tune(settings, seed, from_scratch=True)
     return {
-        "plain praise": praise.argmax(axis=1) != 1,
-        "negated praise": behaviour.called(1, 0)(praise, negated),
-        "blame added": behaviour.not_less(0)(before, after),
+        "trainer": (answers.argmax(1) == truth).tolist(),
+        "from_scratch": (scores(scratch.model, settings, texts).argmax(1) == truth).tolist(),
+        "seconds": {"trainer": tuned.seconds, "from_scratch": scratch.seconds},
+        "failed": {
+            "plain praise called positive": (praise.argmax(1) != 1).tolist(),
+            "negated praise called negative": (negated.argmax(1) != 0).tolist(),
+            "blame added": behaviour.not_less(0)(answers[chosen], blamed).tolist(),
+        },
     }
 
 
-def card_figures(imdb: ResultRow, runs: list[Workspace]) -> str:
-    """The figures of the model card as Markdown."""
-    from datasets import load_from_disk
+def kept(name: str, measure: Any, *given: Any) -> Any:
+    """What ``measure(*given)`` returns, from ``runs/card/`` if it was measured before."""
+    path = runs_folder() / "card" / f"{name}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(measure(*given)))
+        print(f"measured {name}", flush=True)
+    return json.loads(path.read_text())
 
+
+def share(right: list[bool]) -> str:
+    """An accuracy with its interval."""
+    low, high = wilson_interval(right)
+    return f"{np.mean(right):.3f} ({low:.3f} to {high:.3f})"
+
+
+def card_figures(source: str) -> str:
+    """The figures of the model card as Markdown."""
+    imdb, fixed = kept("imdb", as_shipped_on_imdb, source), kept("baselines", baselines)
+    seeds = [kept(f"seed-{seed}", of_a_seed, seed) for seed in SEEDS]
+    rows = {
+        "tfidf": [fixed["tfidf"]] * len(SEEDS),
+        "as_shipped": [fixed["as_shipped"]] * len(SEEDS),
+        "from_scratch": [seed["from_scratch"] for seed in seeds],
+        "trainer": [seed["trainer"] for seed in seeds],
+    }
+    mean = {method: np.mean(right) for method, right in rows.items()}
     machine = this_machine()
-    rows = {method: [run.row(method) for run in runs] for method in METHODS}
-    mean = {method: np.mean([row.accuracy for row in of_seeds]) for method, of_seeds in rows.items()}
     lines = [
-        f"As shipped, with the prompt `{choose().prompt}`, on all {imdb.n_test:,} IMDb test reviews (first 512 "
-        f"tokens): accuracy **{imdb.accuracy:.3f}** ({imdb.accuracy_low:.3f} to {imdb.accuracy_high:.3f}), F1 "
-        f"{imdb.f1:.3f}.",
+        f"As shipped, with the prompt `{choose().prompt}`, on all {len(imdb):,} IMDb test reviews (first 512 tokens): "
+        f"accuracy **{np.mean(imdb):.3f}** ({share(imdb).partition('(')[2]}.",
         "",
-        f"On the {rows['trainer'][0].n_test:,} test reviews of Pocket Reviews, seeds {', '.join(map(str, SEEDS))}, "
+        f"On the {len(fixed['tfidf']):,} test reviews of Pocket Reviews, with Wilson's 95 % intervals, "
         f"on {machine['cores']} cores of {machine['processor']}:",
         "",
         "| method | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | mean | training |",
         "|---|" + "---|" * (len(SEEDS) + 2),
     ]
-    for method, of_seeds in rows.items():
-        cells = " | ".join(f"{r.accuracy:.3f} ({r.accuracy_low:.3f} to {r.accuracy_high:.3f})" for r in of_seeds)
-        seconds = [row.train_seconds for row in of_seeds if row.train_seconds is not None]
-        training = f"{np.mean(seconds):.1f} s" if seconds else "none"
-        lines.append(f"| {method} | {cells} | {mean[method]:.3f} | {training} |")
-    pairs = []
-    for run in runs:
-        truth = np.array(load_from_disk(run.data / "reviews")["test"]["label"])
-        right = kept_answers(run, truth)
-        pairs.append(paired(right["trainer"], right["tfidf"]).p)
+    for method, right in rows.items():
+        took = [seed["seconds"][method] for seed in seeds if method in seed["seconds"]]
+        training = f"{np.mean(took):.0f} s" if took else "none" if method == "as_shipped" else "a second"
+        lines.append(f"| {method} | " + " | ".join(map(share, right)) + f" | {mean[method]:.3f} | {training} |")
     lines.append("")
     for other in ("tfidf", "from_scratch", "as_shipped"):
+        pairs = [paired(*map(np.array, pair)).p for pair in zip(rows["trainer"], rows[other], strict=True)]
         lines.append(
-            f"- Fine-tuned against {other}: {100 * (mean['trainer'] - mean[other]):+.1f} points (mean of the seeds)."
+            f"- Fine-tuned against {other}: {100 * (mean['trainer'] - mean[other]):+.1f} points (mean of the seeds); "
+            f"McNemar's p at most {max(pairs):.1g}."
         )
-    lines.append(f"- McNemar's test, fine-tuned against tfidf: p at most {max(pairs):.1g} in the {len(pairs)} seeds.")
-    failed = [failures(run) for run in runs]
-    for name in failed[0]:
-        together = np.concatenate([of_seed[name] for of_seed in failed])
-        shares = ", ".join(f"{of_seed[name].mean():.0%}" for of_seed in failed)
-        lines.append(
-            f'- Fails the test "{name}" in {together.mean():.1%} of {len(failed[0][name])} pairs (seeds: {shares}).'
-        )
+    for name in seeds[0]["failed"]:
+        failed = [seed["failed"][name] for seed in seeds]
+        each = ", ".join(f"{np.mean(some):.0%}" for some in failed)
+        lines.append(f'- Fails "{name}" in {np.mean(failed):.1%} of {len(failed[0])} cases (seeds: {each}).')
     return "\n".join(lines)
 
 
 def fill_card(source: str) -> None:
     """Measure, and write the figures into the model's card; ``source``: IMDb's two halves, a folder or the Hub id."""
     card = POCKET_T5 / "README.md"
-    figures = card_figures(as_shipped_on_imdb(source), fine_tuned_on_pocket_reviews())
+    figures = card_figures(source)
     text = card.read_text(encoding="utf-8")
     write_atomically(card, fill_block(text, "figures", figures, "python -m authoring cards --source IMDB"))
     print(f"\n{figures}\n\nwritten to {card}")

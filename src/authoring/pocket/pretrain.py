@@ -13,7 +13,7 @@ The tasks, each with its prefix:
 
 What a passage says is told by a judge (``authoring.pocket.judge``), a larger model that has read far more: the label
 words follow its logit, and the encoder's outputs follow its hidden states token by token (Jiao et al. 2020,
-"TinyBERT"). The encoder starts as a cut of the judge's own (``authoring.pocket.inherit``); the decoder starts from nothing.
+"TinyBERT"). The encoder starts as a cut of the judge's own (``authoring.pocket.inherit``), the decoder from nothing.
 """
 
 from __future__ import annotations
