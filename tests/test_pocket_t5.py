@@ -68,7 +68,7 @@ def test_generates_labels_and_fills_gaps(pocket):
 @pytest.mark.soak
 @needs_imdb
 def test_the_card_tells_the_truth_about_unseen_imdb_reviews(pocket):
-    """The card's accuracy of the model as shipped, checked on 2,000 of the 25,000 test reviews to three standard errors."""
+    """The card's accuracy as shipped, on 2,000 of the 25,000 test reviews, to three standard errors."""
     claimed = float(re.search(r"accuracy \*\*(0\.\d+)\*\*", (POCKET_T5 / "README.md").read_text()).group(1))
     assert claimed >= 0.88
     test = pd.read_parquet(IMDB / "test.parquet").sample(2000, random_state=1)
