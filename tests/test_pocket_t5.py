@@ -108,7 +108,9 @@ def write_reviews(folder):
     train = pd.DataFrame(
         {"text": [*texts, "In <br />both halves", texts[0]], "label": [i % 2 for i in range(60)] + [1, 0]}
     )
-    test = pd.DataFrame({"text": ["in both   halves", "only in the test half"], "label": [1, 0]})
+    test = pd.DataFrame(
+        {"text": ["in both   halves", "only in the test half", "great to test", "awful to test"], "label": [1, 0, 1, 0]}
+    )
     folder.mkdir()
     train.to_parquet(folder / "train.parquet")
     test.to_parquet(folder / "test.parquet")
