@@ -187,7 +187,7 @@ def test_the_report_keeps_solutions_folded_and_holds_the_pictures(runs):
     write_report(Workspace("pocket", choose("pocket")))
     page = (runs / "pocket" / "notebooks" / f"{LESSONS[1]}.html").read_text()
     for inside in ("held", "the same label makes it worse"):  # a solution, and an answer of the quiz
-        before, _, after = page.lower().partition(f">{inside}" if inside == "held" else inside)
+        before, _, after = page.lower().rpartition(f">{inside}" if inside == "held" else inside)
         assert before.rfind("<details>") > before.rfind("</details>") and "</details>" in after
     assert "data:image/svg+xml;base64," in page and "../img" not in page
 

@@ -18,6 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     except CourseError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it would mourn the kernel that was stopped
+        print(f"\nstopped; {given.when_stopped}", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,13 +39,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--lessons", default="", help="only these lessons, by number, as 00,01,02 (default: all)")
     run.add_argument("--name", default="", help="the run's folder under runs/ (default: the profile)")
     run.add_argument("--fresh", action="store_true", help="start over instead of going on where the run stopped")
-    run.set_defaults(do=_run)
+    run.set_defaults(do=_run, when_stopped="the same command goes on from the last finished lesson")
 
     predict = commands.add_parser("predict", help="label a file of reviews with a run's model; writes CSV")
     predict.add_argument("--run", default="pocket", help="the run whose model answers (default: %(default)s)")
     file = "CSV, JSON Lines or Parquet with a column 'text'; '-' for CSV from standard input"
     predict.add_argument("file", help=file)
-    predict.set_defaults(do=_predict)
+    predict.set_defaults(do=_predict, when_stopped="the predictions so far are written")
 
     plan = commands.add_parser("plan", help="which ZeRO stage and micro-batch fit a T5 to your GPUs")
     plan.add_argument("model", help="one of the T5 family, as google-t5/t5-3b, or a folder with a config.json")
@@ -50,13 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     lengths = "of an input and of a label (default: 512 2)"
     plan.add_argument("--tokens", type=int, nargs=2, default=(512, 2), metavar="N", help=lengths)
     plan.add_argument("--checkpointing", action="store_true", help="compute activations again instead of keeping them")
-    plan.set_defaults(do=_plan)
+    plan.set_defaults(do=_plan, when_stopped="nothing was begun")
 
     train = commands.add_parser(
         "train", help="one training from a file, on one process; for more of them see lesson 04"
     )
     train.add_argument("config", help="JSON file of a training, as lesson 04 writes them to a run's logs/")
-    train.set_defaults(do=_train)
+    train.set_defaults(do=_train, when_stopped="the same command goes on from the last whole checkpoint")
     return parser
 
 
@@ -64,13 +68,9 @@ def _run(given: argparse.Namespace) -> int:
     from finetuning.course.runner import chosen_lessons, run_course
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end by another program: as by Ctrl-C
-    try:
-        options = {option: value for option, value in vars(given).items() if option not in ("command", "do")}
-        run_course(**options | {"lessons": chosen_lessons(given.lessons)})
-    except KeyboardInterrupt:
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it would mourn the kernel that was stopped
-        print("\nstopped; the same command goes on from the last finished lesson", file=sys.stderr)
-        return 130
+    own = ("command", "do", "when_stopped")
+    options = {option: value for option, value in vars(given).items() if option not in own}
+    run_course(**options | {"lessons": chosen_lessons(given.lessons)})
     return 0
 
 
@@ -83,9 +83,6 @@ def _predict(given: argparse.Namespace) -> int:
     except BrokenPipeError:  # whoever reads the predictions has seen enough, as in ``| head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("\nstopped; the predictions so far are written", file=sys.stderr)
-        return 130
     if skipped:
         raise CourseError(
             f"Skipped {skipped:,} of {written + skipped:,} reviews, each named above; labelled the other {written:,}."
