@@ -44,7 +44,7 @@ def _t5(size: str, revision: str, batch_size: int, learning_rate: float, device_
 _POCKET = Profile(
     name="pocket", model=str(POCKET_T5), model_revision=None, reviews=str(POCKET_REVIEWS), reviews_revision=None,
     prompt="sentiment: {text}", max_length=256, epochs=3, batch_size=16, learning_rate=3e-4,
-    scratch_learning_rate=1e-3, device_memory=0,
+    scratch_learning_rate=3e-4, device_memory=0,
 )  # fmt: skip
 PROFILES = {
     profile.name: profile
