@@ -99,6 +99,7 @@ def test_lesson_05_calls_better_only_what_is_and_compares_everything(pocket_run,
     said = shown["05-paired-all"]
     for better, worse, p in re.findall(r"^- (\w+) is better than (\w+): .* p = (\S+)\.$", said, re.MULTILINE):
         assert float(p) < 0.05 and rows[better]["accuracy"] > rows[worse]["accuracy"]
+    assert "trainer is better than tfidf: by" in said  # what the course is for
     for method in set(rows) - {"trainer"}:
         assert re.search(rf"trainer (is better than|and) {method}\b|{method} is better than trainer", said), method
     assert "100.0% with the verdict of lesson 03" in shown["05-ship-batch-compare"]
