@@ -26,7 +26,7 @@ from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import POCKET_T5, choose
 from finetuning.workspace import runs_folder
 
-SEEDS = (1, 2)
+SEEDS = (1,)
 SCRATCH_SEEDS = (1,)  # of the trainings from random weights, which are far behind
 CHANGED = 200  # test reviews to which blame is added
 
