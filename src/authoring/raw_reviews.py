@@ -11,9 +11,10 @@ import re
 from collections import Counter
 
 from authoring.blocks import fill_block
+from authoring.pocket.corpus import read_reviews
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
-from finetuning.profiles import POCKET_REVIEWS, RAW_REVIEWS
+from finetuning.profiles import RAW_REVIEWS
 
 COMMAND = "python -m authoring raw-reviews"
 TEST = {1: 14, 0: 6}  # label -> reviews
@@ -26,8 +27,8 @@ BREAKS = ("<br /><br />", " ", "<BR>", "   ", "<br>\n")  # between sentences
 
 def make() -> dict[str, list[dict]]:
     """The raw set: split -> rows with ``id`` (of the review it was made from), ``text`` and ``label``."""
-    lines = (POCKET_REVIEWS / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    source = {row["id"]: {key: row[key] for key in ("id", "text", "label")} for row in map(json.loads, lines)}
+    reviews = [row for row in read_reviews() if row["split"] == "train"]
+    source = {row["id"]: {key: row[key] for key in ("id", "text", "label")} for row in reviews}
     known = [name for name in UNDECIDABLE if name in source]
     if not known:
         raise CourseError(f"None of {', '.join(UNDECIDABLE)} is a training review any more; name another to cut short.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import Profile
 from finetuning.speed import prediction, recipes
 from finetuning.speed.contenders import BATCH
-from finetuning.speed.recipes import Recipe, Training
+from finetuning.speed.recipes import Recipe, Rows, Training
 
 SHIPPED_DROPOUT = 0.1  # of every T5
 
@@ -23,6 +23,12 @@ SHIPPED_DROPOUT = 0.1  # of every T5
 def our_recipe() -> Recipe:
     """The recipe of lesson 03: the last one of ``training_recipes``."""
     return list(recipes.training_recipes().values())[-1]
+
+
+def train_epoch(training: Training, rows: Rows, labels: Sequence[int], batch_size: int, seed: int) -> None:
+    """One pass over the reviews, in batches as the training's recipe draws them."""
+    for batch in epoch_batches([len(row) for row in rows], batch_size, training.recipe.grouped, seed):
+        training.step([rows[i] for i in batch], [labels[i] for i in batch])
 
 
 def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -40,17 +46,16 @@ def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -
     }
     labels, truth = list(splits["train"]["label"]), np.array(splits["test"]["label"])
     words, answers = label_ids(tokenizer), tokenizer(list(LABEL_WORDS))["input_ids"]
-    lengths, ends = [len(row) for row in rows["train"]], [len(row) for row in rows["test"]]
+    longest, ends = max(map(len, rows["train"])), [len(row) for row in rows["test"]]
     result: dict[str, Any] = {"n_test": len(truth), "n_train": len(labels)}
     for name, recipe in (("usual", Recipe()), ("ours", our_recipe())):
         torch.manual_seed(seed)
         model = load_model(pocket, dropout=SHIPPED_DROPOUT)
         steps = -(-len(labels) // pocket.batch_size) * pocket.epochs
-        training = Training(model, recipe, answers, max(lengths), learning_rate=pocket.learning_rate, steps=steps)
+        training = Training(model, recipe, answers, longest, learning_rate=pocket.learning_rate, steps=steps)
         began = time.perf_counter()
         for epoch in range(pocket.epochs):
-            for batch in epoch_batches(lengths, pocket.batch_size, recipe.grouped, 100 * seed + epoch):
-                training.step([rows["train"][i] for i in batch], [labels[i] for i in batch])
+            train_epoch(training, rows["train"], labels, pocket.batch_size, 100 * seed + epoch)
         model.eval()
         logits, _ = prediction.predict(by_one_step(model, words), rows["test"], length_sorted_batches(ends, 64))
         result[name] = float(np.mean(logits.argmax(1) == truth))

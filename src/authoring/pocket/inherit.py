@@ -35,11 +35,6 @@ def ridge(inputs: Tensor, wanted: Tensor) -> Tensor:
     return torch.linalg.solve(square, inputs.T @ wanted).T.float()
 
 
-def normed(stream: Tensor) -> Tensor:
-    """T5's layer norm with weights of one."""
-    return stream * (stream.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt()
-
-
 def shrinking(before: Tensor, after: Tensor) -> float:
     """By what factor the judge's layer norm makes the sum ``before`` to ``after``, on the whole."""
     return max(LARGEST_GROWTH, float((after * before).sum() / (before * before).sum()))
@@ -130,21 +125,20 @@ def inherit(model: PreTrainedModel, judge: nn.Module, seen: Seen, own: list[int]
         streams = [model.shared(ids) for ids in seen.asked]
         for at, block in enumerate(model.encoder.block):
             streams, scale = _inherit_attention(
-                block.layer[0].SelfAttention, encoder.encoder.layer[at], at, seen, streams, axes, scale
+                block.layer[0], encoder.encoder.layer[at], at, seen, streams, axes, scale
             )
-            streams, scale = _inherit_units(
-                block.layer[1].DenseReluDense, encoder.encoder.layer[at], at, seen, streams, axes, scale
-            )
-        return ridge(seen.model([normed(stream) for stream in streams]), layers[-1])
+            streams, scale = _inherit_units(block.layer[1], encoder.encoder.layer[at], at, seen, streams, axes, scale)
+        return ridge(seen.model(list(map(model.encoder.final_layer_norm, streams))), layers[-1])
 
 
 def _inherit_attention(
-    attention: Any, layer: Any, at: int, seen: Seen, streams: list[Tensor], axes: Tensor, scale: float
+    part: Any, layer: Any, at: int, seen: Seen, streams: list[Tensor], axes: Tensor, scale: float
 ) -> tuple[list[Tensor], float]:
     """Fit a layer's attention; returns the streams after it and their length beside the judge's hidden states."""
     import torch
 
-    theirs, heads, size = layer.attention.self, attention.n_heads, attention.key_value_proj_dim
+    attention, theirs = part.SelfAttention, layer.attention.self
+    heads, size = attention.n_heads, attention.key_value_proj_dim
     output, before, outputs = layer.attention.output.dense, seen.judge("layer", at), seen.judge("heads", at)
     slices = torch.arange(outputs.shape[1]).view(-1, size)
     weights = torch.stack([(outputs[:, own] @ output.weight[:, own].T).pow(2).sum() for own in slices])
@@ -152,7 +146,7 @@ def _inherit_attention(
     # All layers share T5's position biases: so heads that look back stand at the same place in every layer.
     chosen = chosen[seen.looks_back(at)[chosen].argsort()]
     rows = slices[chosen].flatten()
-    given = [normed(stream) for stream in streams]
+    given = list(map(part.layer_norm, streams))
     flat = seen.model(given)
     for mine, its, factor in (
         (attention.q, theirs.query, 1 / math.sqrt(size)),
@@ -163,26 +157,26 @@ def _inherit_attention(
     mixed = []
     for stream, ids in zip(given, seen.asked, strict=True):
         q, k, v = (
-            part(stream).view(*ids.shape, heads, size).transpose(1, 2)
-            for part in (attention.q, attention.k, attention.v)
+            project(stream).view(*ids.shape, heads, size).transpose(1, 2)
+            for project in (attention.q, attention.k, attention.v)
         )
         scores = q @ k.mT + torch.where(ids != PAD, 0.0, -1e9)[:, None, None]
         mixed.append((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
     middle = seen.judge("middle", at)
     scale /= shrinking(before + output(outputs), middle)
     attention.o.weight.copy_(ridge(seen.model(mixed), scale * middle @ axes - seen.model(streams)))
-    return [stream + attention.o(part) for stream, part in zip(streams, mixed, strict=True)], scale
+    return [stream + attention.o(heads) for stream, heads in zip(streams, mixed, strict=True)], scale
 
 
 def _inherit_units(
-    dense: Any, layer: Any, at: int, seen: Seen, streams: list[Tensor], axes: Tensor, scale: float
+    part: Any, layer: Any, at: int, seen: Seen, streams: list[Tensor], axes: Tensor, scale: float
 ) -> tuple[list[Tensor], float]:
     """Fit a layer's feed-forward part; returns as ``_inherit_attention`` does."""
     middle, units, after = seen.judge("middle", at), seen.judge("units", at), seen.judge("layer", at + 1)
-    output = layer.output.dense
+    dense, output = part.DenseReluDense, layer.output.dense
     chosen = (units.pow(2).mean(0) * output.weight.pow(2).sum(0)).topk(dense.wi.out_features).indices
-    flat = seen.model([normed(stream) for stream in streams])
+    flat = seen.model(list(map(part.layer_norm, streams)))
     dense.wi.weight.copy_(ridge(flat, layer.intermediate.dense(middle)[:, chosen]))
     scale /= shrinking(middle + output(units), after)
     dense.wo.weight.copy_(ridge(dense.wi(flat).relu(), scale * after @ axes - seen.model(streams)))
-    return [stream + dense.wo(dense.wi(normed(stream)).relu()) for stream in streams], scale
+    return list(map(part, streams)), scale

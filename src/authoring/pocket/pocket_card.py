@@ -8,21 +8,21 @@ Fine-tunes it on Pocket Reviews as lesson 03 does, asks the tuned models lesson 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from authoring.blocks import fill_block
-from authoring.pocket.tuning import fine_tune, scores
+from authoring.pocket.tuning import fine_tune, pocket_reviews, scores
 from finetuning.baselines import tfidf_classifier
-from finetuning.data import clean, clean_text, load_reviews
+from finetuning.data import clean_text, load_reviews
 from finetuning.evaluation import behaviour
 from finetuning.evaluation.pairs import paired
 from finetuning.files import write_atomically
-from finetuning.labels import score_labels
 from finetuning.machine import this_machine
 from finetuning.metrics import wilson_interval
-from finetuning.models import load_model, load_tokenizer
+from finetuning.models import load_model
 from finetuning.profiles import POCKET_T5, choose
 from finetuning.workspace import runs_folder
 
@@ -32,18 +32,14 @@ CHANGED = 200  # test reviews to which blame is added
 
 def as_shipped_on_imdb(source: str) -> list[bool]:
     """Whether the shipped model is right, for each review of IMDb's test half."""
-    settings, test = choose(), load_reviews(source)["test"]
-    texts = [clean_text(text) for text in test["text"]]
-    given, _ = score_labels(
-        load_model(settings), load_tokenizer(settings), texts, prompt=settings.prompt, max_length=512
-    )
+    settings, test = replace(choose(), max_length=512), load_reviews(source)["test"]
+    given = scores(load_model(settings), settings, [clean_text(text) for text in test["text"]])
     return (given.argmax(axis=1) == np.array(test["label"])).tolist()
 
 
 def baselines() -> dict[str, list[bool]]:
     """Whether TF-IDF and the shipped model are right, for each test review of Pocket Reviews."""
-    settings = choose()
-    splits = clean(load_reviews(settings.reviews))
+    settings, splits = choose(), pocket_reviews()
     texts, truth = splits["test"]["text"][:], np.array(splits["test"]["label"])
     words = tfidf_classifier().fit(splits["train"]["text"][:], splits["train"]["label"][:]).predict(texts)
     shipped = scores(load_model(settings), settings, texts).argmax(axis=1)
@@ -52,8 +48,7 @@ def baselines() -> dict[str, list[bool]]:
 
 def of_a_seed(seed: int) -> dict[str, Any]:
     """From pocket T5's weights: right or not, for each test review and changed sentence."""
-    settings = choose()
-    test = clean(load_reviews(settings.reviews))["test"]
+    settings, test = choose(), pocket_reviews()["test"]
     texts, truth = test["text"][:], np.array(test["label"])
     tuned = fine_tune(settings, seed)
     answers = scores(tuned.model, settings, texts)

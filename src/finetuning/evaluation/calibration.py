@@ -8,6 +8,11 @@ from scipy.special import softmax
 from finetuning.metrics import wilson_interval
 
 
+def _bins(confidence: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The number of each confidence's bin."""
+    return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
+
+
 def reliability(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
     """Reviews by confidence.
 
@@ -15,7 +20,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) ->
     per bin that is not empty. A bin holds the confidences above one edge and up to the next; what lies on the first
     edge belongs to the first bin.
     """
-    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
+    bins = _bins(confidence, edges)
     table = pd.DataFrame({"bin": bins, "confidence": confidence, "accuracy": np.asarray(right, dtype=float)})
     table = table.groupby("bin").agg(
         reviews=("accuracy", "size"), confidence=("confidence", "mean"), accuracy=("accuracy", "mean")
@@ -33,8 +38,10 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, edges: np.ndarr
 
     Guo et al. 2017 (arXiv 1706.04599), equation 3.
     """
-    table = reliability(confidence, right, edges)
-    return float((table["reviews"] * (table["confidence"] - table["accuracy"]).abs()).sum() / table["reviews"].sum())
+    gaps = np.bincount(
+        _bins(confidence, edges), weights=np.asarray(confidence) - right
+    )  # bin by bin, times its reviews
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def error_of_the_calibrated(confidence: np.ndarray, edges: np.ndarray, *, seed: int = 1) -> float:
