@@ -75,7 +75,7 @@ bench: setup  ## measure the speed claims side by side, in runs/bench/ (25 minut
 	@$(BIN)/python -m authoring bench --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)")
 
 lab: setup  ## open JupyterLab on the lessons (10 seconds)
-	@$(BIN)/jupyter lab notebooks
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/00_welcome.ipynb
 
 figures: setup  ## draw the figures in img/ anew (10 seconds)
 	@$(BIN)/python -m authoring figures
