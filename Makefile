@@ -38,7 +38,7 @@ setup:  ## set up .venv (2-5 minutes, once; the other commands do it by themselv
 	  ""|"$(realpath .)"/*) $(MAKE) --silent --no-print-directory $(VENV)/installed;; \
 	  *) echo "$(VENV) is lent by another folder: nothing is installed into it";; esac
 
-run: setup  ## run the whole course headless (7 minutes on 2 cores with bfloat16, 17 without; PROFILE= REVIEWS= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
+run: setup  ## run the whole course headless (17 minutes on 2 cores, less where bfloat16 is fast; PROFILE= REVIEWS= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
 	@$(BIN)/python -m finetuning run --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)") \
 	  $(if $(LIMIT),--limit "$(LIMIT)") $(if $(SEED),--seed "$(SEED)") $(if $(RUN),--name "$(RUN)") $(if $(LESSONS),--lessons "$(LESSONS)") $(if $(FRESH),--fresh)
 
@@ -46,7 +46,7 @@ run: setup  ## run the whole course headless (7 minutes on 2 cores with bfloat16
 PYTEST := python -m pytest --durations 10
 SHARED := OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m
 
-test: lint  ## all that CI runs: lint, unit tests, the whole course (15 minutes on 2 cores with bfloat16, 25 without)
+test: lint  ## all that CI runs: lint, unit tests, the whole course (30 minutes on 2 cores, less where bfloat16 is fast)
 	@$(SHARED) "not soak and not alone"
 	@$(BIN)/$(PYTEST) -m "alone and not soak"
 
