@@ -63,13 +63,6 @@ def closest_by_tfidf(texts: list[str]) -> tuple[float, int, int]:
     return float(cosines[a, b]), int(a), int(b)
 
 
-def most_repeated_run(texts: list[str], length: int = 8) -> tuple[int, str]:
-    """The run of words that stands in most texts: (number of texts, run)."""
-    counts = Counter(run for text in texts for run in runs_of_words(text, length))
-    run, count = counts.most_common(1)[0]
-    return count, " ".join(run)
-
-
 def best_single_term(texts: list[str], labels: list[int] | np.ndarray) -> tuple[float, str]:
     """The word or word pair whose presence predicts the label best on the whole set: (accuracy, term)."""
     from sklearn.feature_extraction.text import CountVectorizer
