@@ -12,6 +12,8 @@ import nbformat
 from conftest import NOTEBOOKS, ROOT
 
 STARTED: list[subprocess.Popen] = []
+# The beginnings of ids of lesson 03's cells that measure speeds: they take longest, and keep nothing.
+SPEED_OF_LESSON_03 = ("03-guess-recipe", "03-speed", "03-close")
 
 
 def start(runs, *arguments, cwd=ROOT, **environment):
@@ -58,6 +60,22 @@ def appears(folder, pattern, process):
     before = set(folder.glob(pattern))
     wait_until(lambda: set(folder.glob(pattern)) - before or process.poll() is not None, 200, every=0.002)
     return process.poll() is None and set(folder.glob(pattern)) - before
+
+
+def course_without(folder, *beginnings):
+    """A copy of the course without the cells whose ids begin so."""
+    (folder / "notebooks").mkdir(parents=True)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "img").symlink_to(ROOT / "img")
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, as_version=4)
+        kept = [cell for cell in notebook.cells if not cell.id.startswith(beginnings)]
+        if len(kept) == len(notebook.cells):
+            shutil.copy(path, folder / "notebooks")
+        else:
+            notebook.cells = kept
+            nbformat.write(notebook, folder / "notebooks" / path.name)
+    return folder
 
 
 def small_course(folder, *codes):

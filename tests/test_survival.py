@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import NOTEBOOKS, ROOT, finetuning
-from processes import appears, left_behind, said, small_course, start, wait_until
+from processes import SPEED_OF_LESSON_03, appears, course_without, left_behind, said, small_course, start, wait_until
 
 from finetuning.course.runner import run_course
 from finetuning.errors import CourseError
@@ -37,7 +37,11 @@ def times():
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Lessons 00 to 02 on hostile reviews, with secrets in the environment and a home folder of its own."""
+    """Lessons 00 to 02 on hostile reviews, with secrets in the environment and a home folder of its own.
+
+    ``go_on(runs)`` starts the next lesson on a copy of them, less its charts of speed, which take longest and keep
+    nothing.
+    """
     folder = tmp_path_factory.mktemp("prepared")
     lines = [json.loads(line) for line in (POCKET_REVIEWS / "train.jsonl").read_text().splitlines()]
     lines = [line for label in (0, 1) for line in [li for li in lines if li["label"] == label][:40]]
@@ -49,20 +53,24 @@ def prepared(tmp_path_factory):
     first = start(folder / "runs", "--reviews", reviews, "--lessons", "00,01,02", HOME=str(folder / "home"), **SECRETS)
     assert first.wait(timeout=3600) == 0, said(folder / "runs")
     changed = {path for path, time in times().items() if before.get(path) != time}
-    return SimpleNamespace(runs=folder / "runs", home=folder / "home", changed=changed, arguments=arguments)
+    course = course_without(folder / "course", *SPEED_OF_LESSON_03)
+
+    def go_on(runs):
+        return start(runs, *arguments, cwd=course)
+
+    return SimpleNamespace(runs=folder / "runs", home=folder / "home", changed=changed, go_on=go_on)
 
 
 @pytest.fixture(scope="module")
 def unbroken(prepared, tmp_path_factory):
     """The same run and lesson 03 after it, which nothing disturbed."""
     runs = shutil.copytree(prepared.runs, tmp_path_factory.mktemp("unbroken") / "runs")
-    assert start(runs, *prepared.arguments).wait(timeout=3600) == 0, said(runs)
+    assert prepared.go_on(runs).wait(timeout=3600) == 0, said(runs)
     return runs
 
 
-def kill(runs, arguments, moment):
-    """Start a run; SIGKILL to all its processes when a file of this pattern appears, or after so many seconds."""
-    process = start(runs, *arguments)
+def kill(process, runs, moment):
+    """SIGKILL to all of a run's processes when a file of this pattern appears, or after so many seconds."""
     if isinstance(moment, str):
         assert appears(runs / "pocket", moment, process), f"{moment} never came\n{said(runs)}"
     else:
@@ -88,8 +96,8 @@ def check_same_results(runs, unbroken):
 @pytest.mark.slow
 def test_killed_in_the_training_a_run_goes_on_to_the_same_results(prepared, unbroken, tmp_path):
     runs = shutil.copytree(prepared.runs, tmp_path / "runs")
-    kill(runs, prepared.arguments, "models/trainer/checkpoints/checkpoint-*/trainer_state.json")
-    assert start(runs, *prepared.arguments).wait(timeout=3600) == 0, said(runs)
+    kill(prepared.go_on(runs), runs, "models/trainer/checkpoints/checkpoint-*/trainer_state.json")
+    assert prepared.go_on(runs).wait(timeout=3600) == 0, said(runs)
     check_same_results(runs, unbroken)
 
 
@@ -114,10 +122,11 @@ MOMENTS = (
 @pytest.mark.soak
 def test_killed_at_any_moment_a_run_goes_on_to_the_same_results(prepared, unbroken, tmp_path):
     """Thirteen times SIGKILL to all of a run's processes: the same command goes on to the same numbers."""
+    runs = tmp_path / "runs"
     for moment in MOMENTS:
-        kill(tmp_path / "runs", prepared.arguments, moment)
-    assert start(tmp_path / "runs", *prepared.arguments).wait(timeout=3600) == 0, said(tmp_path / "runs")
-    check_same_results(tmp_path / "runs", unbroken)
+        kill(prepared.go_on(runs), runs, moment)
+    assert prepared.go_on(runs).wait(timeout=3600) == 0, said(runs)
+    check_same_results(runs, unbroken)
 
 
 WAITS = """
@@ -322,32 +331,30 @@ def test_full_memory_names_the_setting_to_change(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder with 24 MiB of room. Skips where this process may not mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
+    """A runs folder with 24 MiB of room for the run ``pocket``. Skips where this process may not mount one."""
+    folder = tmp_path / "runs"
+    (folder / "pocket").mkdir(parents=True)
     try:
-        mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder / "pocket"]
         done = subprocess.run(mount, capture_output=True, text=True)
     except FileNotFoundError:
         pytest.skip("this system has no mount command")
     if done.returncode:
         pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", folder / "pocket"], check=True)
 
 
 @pytest.mark.slow
 def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_after_it(small_disk, prepared, unbroken):
     """Lesson 03 on a disk too small for its checkpoints, and once more when there is room."""
-    shutil.copytree(prepared.runs, small_disk, dirs_exist_ok=True)
-    done = finetuning("run", *prepared.arguments, runs=small_disk)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert re.search(r"free some space", done.stderr), done.stderr
+    shutil.copytree(prepared.runs / "pocket", small_disk / "pocket", dirs_exist_ok=True)
+    assert prepared.go_on(small_disk).wait(timeout=3600) == 1, said(small_disk)
+    assert "free some space" in said(small_disk) and "Traceback" not in said(small_disk), said(small_disk)
     assert rows_of(small_disk).keys() >= {"majority", "tfidf", "as_shipped"}  # nothing computed is lost
-    subprocess.run(["mount", "-o", "remount,size=900m", small_disk], check=True)
-    again = finetuning("run", *prepared.arguments, runs=small_disk)
-    assert again.returncode == 0, again.stderr
-    assert "02_baselines  done before" in again.stdout
+    subprocess.run(["mount", "-o", "remount,size=900m", small_disk / "pocket"], check=True)
+    assert prepared.go_on(small_disk).wait(timeout=3600) == 0, said(small_disk)
+    assert "02_baselines  done before" in said(small_disk)
     check_same_results(small_disk, unbroken)
 
 
