@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
     from transformers import PreTrainedModel
 
-RATES = (3e-4, 6e-4, 1e-3)
+RATES = (1.5e-4, 3e-4, 6e-4)
 SEEDS = (1, 2, 3)
 
 
