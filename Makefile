@@ -74,8 +74,9 @@ latest:  ## make test on the newest version of every library, in build/latest (2
 bench: setup  ## measure the speed claims side by side, in runs/bench/ (25 minutes; PROFILE= REVIEWS= BASE_MODEL=)
 	@$(BIN)/python -m authoring bench --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)")
 
+# With JupyterLab's defaults as a class needs them, from overrides.json in that folder: no question about news. A reader's own settings win.
 lab: setup  ## open JupyterLab on the lessons (10 seconds)
-	@$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/00_welcome.ipynb
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.app_settings_dir="$(CURDIR)/src/authoring/assets/lab" notebooks/00_welcome.ipynb
 
 figures: setup  ## draw the figures in img/ anew (10 seconds)
 	@$(BIN)/python -m authoring figures

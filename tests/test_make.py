@@ -68,6 +68,20 @@ def test_help_lists_every_target():
         assert re.search(r"\(.*(seconds?|minutes).*\)$", line), line
 
 
+def test_the_lab_neither_asks_about_news_nor_looks_for_a_newer_one(tmp_path):
+    """JupyterLab's own reading of its settings, for a reader who has none."""
+    from jupyterlab.commands import get_app_dir
+    from jupyterlab_server.settings_utils import get_settings
+
+    defaults = re.search(r'app_settings_dir="(.+?)"', make("-n", "lab").stdout)[1]
+    schemas = f"{get_app_dir()}/schemas"
+    name = "@jupyterlab/apputils-extension:notification"
+    asked = get_settings(str(tmp_path), schemas, str(tmp_path), name)[0]["schema"]["properties"]
+    quiet = get_settings(defaults, schemas, str(tmp_path), name)[0]["schema"]["properties"]
+    assert asked["fetchNews"]["default"] == "none"  # else it needs no setting any more
+    assert quiet["fetchNews"]["default"] == "false" and quiet["checkForUpdates"]["default"] is False
+
+
 def test_requirements_are_pinned():
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         assert not line or line.startswith("#") or line == "-e ." or "==" in line, line
