@@ -5,11 +5,15 @@ import subprocess
 import sys
 from dataclasses import fields
 
+import nbformat
 import numpy as np
 import pytest
+from conftest import NOTEBOOKS
+from IPython.core.interactiveshell import InteractiveShell
 from scipy.stats import binom
 from sklearn.metrics import f1_score
 
+from finetuning import plots
 from finetuning.baselines import learning_curve, telling_words, tfidf_classifier
 from finetuning.batching import length_sorted_batches
 from finetuning.errors import CourseError
@@ -18,7 +22,7 @@ from finetuning.machine import this_machine
 from finetuning.metrics import classification_metrics, measure, wilson_interval
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import PROFILES, choose, fitting_profiles
-from finetuning.results import ResultRow, results_table, verdict
+from finetuning.results import ResultRow, caption, results_table, verdict
 from finetuning.workspace import Workspace
 
 
@@ -134,6 +138,24 @@ def test_rows_replace_and_sort_and_are_complete(runs):
     assert set(results["rows"][0]) == {field.name for field in fields(ResultRow)}
     assert {"profile", "model", "dataset", "seed", "started", "seconds", "hardware", "versions"} <= set(results["run"])
     assert len(results_table(workspace.results())) == 2
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[2:5], ids=lambda path: path.stem)
+def test_a_lesson_opened_after_a_whole_run_shows_no_row_of_a_later_one(path, runs):
+    workspace = Workspace("mine", choose())
+    for lesson, method in (("02", "tfidf"), ("03", "trainer"), ("04", "trainer_short"), ("05", "later")):
+        workspace.add_rows(measure(lesson, method, [0, 1], [0, 1]))
+    shell = InteractiveShell()
+    shell.user_ns |= {"workspace": workspace, "caption": caption, "results_table": results_table, "plots": plots}
+    shown = [
+        shell.run_cell(cell.source).result
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.id.endswith(("results-table", "results-plot", "verdict-table"))
+    ]
+    methods = ["tfidf", "trainer", "trainer_short"][: int(path.stem[:2]) - 1]
+    assert list(shown[0]["method"]) == methods
+    for plot in shown[1:]:
+        assert [label.get_text() for label in plot.axes[0].get_yticklabels()] == methods
 
 
 def test_a_damaged_results_file_is_named_and_kept(runs):

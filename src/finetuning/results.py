@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from numpy import format_float_positional as digits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +41,10 @@ class Results:
     run: dict[str, Any]  # profile, model, dataset, limit, seed, started, seconds, hardware, versions
     rows: list[ResultRow]
 
+    def until(self, lesson: str) -> Results:
+        """What was known at the end of a lesson: opened after a whole run, it does not tell what the next ones show."""
+        return Results(self.run, [row for row in self.rows if row.lesson <= lesson])
+
 
 def results_table(results: Results, *, price_per_hour: float | None = None) -> pd.DataFrame:
     """The results as a pandas DataFrame for reading: one line per method, measured values rounded, intervals in words.
@@ -66,7 +70,8 @@ def results_table(results: Results, *, price_per_hour: float | None = None) -> p
             peak, speed = row.peak_device_bytes or row.peak_rss_bytes, row.predict_reviews_per_second
             line["trained per second"] = _count(row.train_reviews_per_second)
             line["peak memory"] = "-" if peak is None else f"{peak / 2**20:,.0f} MiB"
-            line["cost per 1,000"] = "-" if speed is None else _two_digits(price_per_hour / 3.6 / speed)
+            cost = None if speed is None else price_per_hour / 3.6 / speed  # written out: no price is read as 2.6e-06
+            line["cost per 1,000"] = "-" if cost is None else digits(cost, precision=2, fractional=False, trim="-")
         lines.append(line)
     return pd.DataFrame(lines, index=[""] * len(lines))
 
@@ -88,24 +93,17 @@ def name_machine(hardware: dict[str, Any]) -> str:
     return hardware["gpu"] or f"{hardware['cores']} cores of {hardware['processor']}"
 
 
-def _two_digits(value: float) -> str:
-    """A small sum written out, for no price is read as 2.6e-06."""
-    return np.format_float_positional(value, precision=2, fractional=False, trim="-")
-
-
 def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
 def verdict(first: ResultRow, second: ResultRow) -> str:
     """A sentence that compares two methods as far as their intervals allow."""
-    names = f"{first.method} ({first.accuracy:.3f})", f"{second.method} ({second.accuracy:.3f})"
-    if first.accuracy_low > second.accuracy_high:
+    ahead, behind = (first, second) if first.accuracy >= second.accuracy else (second, first)
+    names = [f"{row.method} ({row.accuracy:.3f})" for row in (ahead, behind)]
+    if ahead.accuracy_low > behind.accuracy_high:
         return f"{names[0]} is better than {names[1]}: their 95 % intervals do not overlap."
-    if second.accuracy_low > first.accuracy_high:
-        return f"{names[1]} is better than {names[0]}: their 95 % intervals do not overlap."
-    ahead, behind = names if first.accuracy >= second.accuracy else names[::-1]
     return (
-        f"{ahead} is ahead of {behind} on these {first.n_test:,} test reviews, but their 95 % intervals overlap: "
+        f"{names[0]} is ahead of {names[1]} on these {first.n_test:,} test reviews, but their 95 % intervals overlap: "
         "these numbers alone do not settle it."
     )
