@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from conftest import NOTEBOOKS, ROOT
 
-from authoring.first_cell import SOURCE, repository
+from authoring import first_cell
 from finetuning.workspace import LESSONS
 
 PARAMETERS = {"profile", "reviews", "base_model", "limit", "seed", "run"}
@@ -68,7 +68,8 @@ def test_the_first_cell_sets_the_course_up_and_is_the_same_everywhere(lesson):
     tagged = [cell for cell in code_cells(notebook) if "setup" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1 and tagged[0] is notebook.cells[1]
     assert tagged[0].id == f"{path.stem[:2]}-setup"
-    assert tagged[0].source == SOURCE.replace("{repository}", repository()), "run make readme"
+    assert tagged[0].source == first_cell.source(), "run make readme"
+    assert tagged[0].metadata["jupyter"] == {"source_hidden": True}
 
 
 def test_no_other_cell_installs_or_reaches_the_network(lesson):
