@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))  # the lessons
 IMDB = ROOT.parent / "shared" / "data" / "imdb"
 needs_imdb = pytest.mark.skipif(
     not IMDB.is_dir(), reason="real IMDb reviews are not beside this clone (../shared/data/imdb)"

@@ -30,10 +30,15 @@ def prose(path):
 
 
 def anchors(path):
-    """What a link may write behind ``#``: Jupyter joins a heading's words, GitHub writes them small as well."""
+    """What a link may write behind ``#``.
+
+    To a notebook, a heading with its words joined, as Jupyter and nbconvert (and so GitHub, for notebooks) write it; to
+    Markdown GitHub's form, small and without marks.
+    """
     headings = re.findall(r"^#+ +(.+?) *$", prose(path), re.MULTILINE)
-    joined = [re.sub(r"[^\w\- ]", "", heading).replace(" ", "-").lower() for heading in headings]
-    return set(joined) | ({heading.replace(" ", "-") for heading in headings} if path.suffix == ".ipynb" else set())
+    if path.suffix == ".ipynb":
+        return {heading.replace(" ", "-") for heading in headings}
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-").lower() for heading in headings}
 
 
 def broken(root):

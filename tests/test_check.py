@@ -269,7 +269,7 @@ def minutes_of(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_minutes_are_stated_for_every_section_and_add_up(path):
     stated, parts = minutes_of(path)
-    headings = sum(len(re.findall(r"^##+ (?!You can now|Glossary)", cell.source, re.MULTILINE)) for cell in cells(path)
+    headings = sum(len(re.findall(r"^##+ (?!You can now)", cell.source, re.MULTILINE)) for cell in cells(path)
                    if cell.cell_type == "markdown")  # fmt: skip
     assert len(parts) == headings
     assert sum(parts) == stated
@@ -284,7 +284,8 @@ def test_the_readme_gives_the_minutes_that_the_lessons_state():
     readme = (ROOT / "README.md").read_text()
     for path in NOTEBOOKS:
         assert re.search(rf"{path.name}\) \|[^|]*\| {minutes_of(path)[0]} minutes \|", readme), path.stem
-    assert f"| all |  | {sum(minutes_of(path)[0] for path in NOTEBOOKS)} minutes |" in readme
+    total = sum(minutes_of(path)[0] for path in NOTEBOOKS)
+    assert f"| all |  | {total} minutes |" in readme and f"{total} minutes of reading" in readme
 
 
 def test_the_formula_counts_words_code_exercises_and_waiting():
@@ -310,18 +311,14 @@ def test_the_close_mirrors_the_objectives(path):
     assert close.startswith("## You can now") and len(re.findall(r"^- ", close, re.MULTILINE)) == len(objectives)
 
 
-def glossary():
-    text = next(cell.source for cell in cells(ROOT / "notebooks" / "00_welcome.ipynb") if cell.id == "00-glossary")
-    return re.findall(r"^\| \*\*(.+?)\*\* \| (.+?) \|", text, re.MULTILINE)
-
-
-def test_the_glossary_closes_the_welcome_and_the_lessons_link_to_it():
-    assert cells(ROOT / "notebooks" / "00_welcome.ipynb")[-1].id == "00-glossary"
-    terms = [term.lower() for term, _ in glossary()]
+def test_the_glossary_is_in_order_explains_every_word_and_every_lesson_leads_to_it():
+    text = "\n\n".join(cell.source for cell in cells(ROOT / "notebooks" / "glossary.ipynb"))
+    terms = [term.lower() for term in re.findall(r"^### (.+)$", text, re.MULTILINE)]
     assert terms == sorted(terms) and len(set(terms)) == len(terms)
+    assert len(re.findall(r"^### .+\n\n[^#\n].*\.$", text, re.MULTILINE)) == len(terms)
     needed = ["fine-tuning", "checkpoint", "epoch", "micro-batch", "gradient accumulation", "optimizer state", "rank"]
     needed += ["world size", "shard", "token", "prompt", "baseline", "bootstrap interval", "calibration"]
     for term in needed:
         assert term in terms
     for path in LESSONS:
-        assert "(00_welcome.ipynb#Glossary)" in cells(path)[0].source
+        assert "(glossary.ipynb)" in cells(path)[0].source

@@ -76,7 +76,7 @@ def test_every_cell_knows_its_place_on_the_slides(path):
     assert set(kinds.values()) <= {"slide", "subslide", "-", "notes", "skip"}
     assert kinds[cells[0].id] == "slide" and kinds[f"{path.stem[:2]}-parameters"] == "skip"
     for cell in cells:
-        if cell.source.startswith("## ") and not cell.id.endswith("-glossary"):
+        if cell.source.startswith("## "):
             assert kinds[cell.id] == "slide" and (cell.metadata.get("notes") or cell.id.endswith("-close")), cell.id
 
 

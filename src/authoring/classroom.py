@@ -72,6 +72,7 @@ def make_copies(folder: Path, run: str) -> list[str]:
                     if cell.cell_type == "code":
                         cell.outputs, cell.execution_count = [], None
             write_atomically(place / "notebooks" / f"{lesson}.ipynb", nbformat.writes(change(notebook)) + "\n")
+        shutil.copy(home() / "notebooks" / "glossary.ipynb", place / "notebooks")
         shutil.copytree(home() / "img", place / "img")
         zips.append(shutil.make_archive(str(place), "zip", folder, audience))
     return zips

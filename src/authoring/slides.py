@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from authoring.classroom import FOLDED, lesson_with_outputs
+from finetuning.course.report import link_pages
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
 from finetuning.workspace import LESSONS, home
@@ -54,16 +55,28 @@ def make_slides(folder: Path, run: str) -> list[Path]:
         titles.append(deck.cells[0].source.splitlines()[0].strip("# "))
         page, _ = exporter.from_notebook_node(deck, resources={"metadata": {"path": str(home()), "name": lesson}})
         decks.append(folder / f"{lesson}.html")
-        write_atomically(decks[-1], page)
+        write_atomically(decks[-1], link_pages(page, [*LESSONS, "glossary"]))
+    _write_glossary(folder)
     links = "".join(
         f'<li><a href="{deck.name}">{deck.stem[:2]} {html.escape(title)}</a></li>'
         for deck, title in zip(decks, titles, strict=True)
     )
+    links += '<li><a href="glossary.html">Glossary</a></li>'
     index = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Slides</title><h1>Slides</h1><ul>{links}</ul>'
     write_atomically(
         folder / "index.html", index + "<p>Arrow keys move, S opens the speaker's notes, F fills the screen.</p>"
     )
     return decks
+
+
+def _write_glossary(folder: Path) -> None:
+    """The glossary as a page beside the decks, with links to them."""
+    from nbconvert import HTMLExporter
+
+    glossary = home() / "notebooks" / "glossary.ipynb"
+    page, _ = HTMLExporter(template_name="basic").from_filename(str(glossary))
+    head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Glossary</title>'
+    write_atomically(folder / "glossary.html", head + link_pages(page, list(LESSONS)))
 
 
 def _copy_reveal(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The report of a run: ``report.html`` and a page per executed lesson."""
+"""The report of a run: ``report.html``, a page per executed lesson, and the glossary."""
 
 import base64
 import re
@@ -10,23 +10,28 @@ from finetuning.results import caption, results_table
 from finetuning.workspace import LESSONS, Workspace, home
 
 
-def _with_pictures(page: str) -> str:
-    """The page with the lessons' figures inside it; the exporter's own way to do that would unfold what is folded away.
+def link_pages(page: str, names: list[str]) -> str:
+    """A notebook's page with links to the pages of ``names`` in place of notebooks; of other links the words stay."""
 
-    A figure that is not there keeps its name, and the page shows its alternative text.
-    """
+    def to_page(link: re.Match) -> str:
+        return f'<a href="{link[1]}.html{link[2]}">{link[3]}</a>' if link[1] in names else link[3]
+
+    return re.sub(r'<a href="(\w+)\.ipynb(#[^"]*|)">(.*?)</a>', to_page, page)
+
+
+def _stand_alone(page: str) -> str:
+    """The page without scripts from elsewhere, its figures inside; the exporter's own way unfolds what is folded."""
 
     def inside(link: re.Match) -> str:
-        picture = home() / "img" / link[1]
-        if not picture.exists():
-            return link[0]
-        return f'src="data:image/svg+xml;base64,{base64.b64encode(picture.read_bytes()).decode()}"'
+        path = home() / "img" / link[1]
+        encoded = base64.b64encode(path.read_bytes()).decode() if path.exists() else ""
+        return f'src="data:image/svg+xml;base64,{encoded}"' if encoded else link[0]
 
-    return re.sub(r'src="\.\./img/([\w.-]+)"', inside, page)
+    return re.sub(r'src="\.\./img/([\w.-]+)"', inside, re.sub(r"<script[^>]*\ssrc=[^>]*></script>", "", page))
 
 
 def write_report(workspace: Workspace) -> Path:
-    """``report.html`` and one page per executed lesson beside the notebooks, linked; returns its path.
+    """``report.html`` and the pages beside the notebooks, linked; returns its path.
 
     Everything a page needs is inside it: no script or style is fetched when it is opened.
     """
@@ -34,28 +39,23 @@ def write_report(workspace: Workspace) -> Path:
     from jinja2 import Environment
     from nbconvert import HTMLExporter
 
-    results = workspace.results()
     done = [lesson for lesson in LESSONS if (workspace.notebooks / f"{lesson}.ipynb").exists()]
-    exporter = HTMLExporter(
-        template_name="lab", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="", widget_renderer_url=""
-    )
+    elsewhere = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url", "widget_renderer_url")
+    exporter = HTMLExporter(template_name="lab", **dict.fromkeys(elsewhere, ""))
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    titles = {}
-    for i, lesson in enumerate(done):
-        notebook = nbformat.read(workspace.notebooks / f"{lesson}.ipynb", as_version=4)
-        titles[lesson] = notebook.cells[0].source.splitlines()[0].strip("# ")
-        page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": lesson}})
-        links = ['<a href="../report.html">results</a>']
-        links += [
-            f'<a href="{near}.html">{near}</a>' for near in (done[i - 1] if i else None, *done[i + 1 : i + 2]) if near
-        ]
-        bar = f'<nav style="font:16px sans-serif;padding:12px 24px">{" · ".join(links)}</nav>'
-        page = re.sub(r"<script[^>]*\ssrc=[^>]*></script>", "", page)
-        page = _with_pictures(page).replace("<main>", bar + "<main>", 1)
-        write_atomically(workspace.notebooks / f"{lesson}.html", page)
-    table = results_table(results)
+    titles, names = {}, [*done, "glossary"]
+    for i, name in enumerate(names):
+        folder = workspace.notebooks if name in done else home() / "notebooks"
+        notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+        titles[name] = notebook.cells[0].source.splitlines()[0].strip("# ")
+        page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": name}})
+        near = [f'<a href="{other}.html">{other}</a>' for other in names[max(i - 1, 0) : i] + names[i + 1 : i + 2]]
+        links = " · ".join(['<a href="../report.html">results</a>', *near])
+        page = page.replace("<main>", f'<nav style="font:16px sans-serif;padding:12px 24px">{links}</nav><main>', 1)
+        write_atomically(workspace.notebooks / f"{name}.html", _stand_alone(link_pages(page, names)))
+    table = results_table(workspace.results())
     template = Environment(autoescape=True).from_string((ASSETS / "report.html.j2").read_text(encoding="utf-8"))
-    shown = table.to_html(border=0, index=False) if len(table) else ""
-    page = template.render(table=shown, caption=caption(results), titles=titles)
+    page = table.to_html(border=0, index=False) if len(table) else ""
+    page = template.render(table=page, caption=caption(workspace.results()), titles=titles)
     write_atomically(workspace.path / "report.html", page)
     return workspace.path / "report.html"
