@@ -29,16 +29,18 @@ def prose(path):
     return CODE.sub("", text)
 
 
-def anchors(path):
-    """What a link may write behind ``#``.
+def anchors(path, inside):
+    """What a link may write behind ``#``; ``inside``: the link stands in that very file.
 
-    To a notebook, a heading with its words joined, as Jupyter and nbconvert (and so GitHub, for notebooks) write it; to
-    Markdown GitHub's form, small and without marks.
+    To another notebook, the id of a cell: Jupyter finds it when the link opens the notebook, and nbconvert's pages have
+    it. Inside a notebook a heading with its words joined; to Markdown GitHub's form of one, small and without marks.
     """
     headings = re.findall(r"^#+ +(.+?) *$", prose(path), re.MULTILINE)
-    if path.suffix == ".ipynb":
+    if path.suffix != ".ipynb":
+        return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-").lower() for heading in headings}
+    if inside:
         return {heading.replace(" ", "-") for heading in headings}
-    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-").lower() for heading in headings}
+    return {f"cell-id={cell['id']}" for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]}
 
 
 def broken(root):
@@ -50,7 +52,7 @@ def broken(root):
                 continue  # the world outside
             file, _, anchor = target.partition("#")
             there = (path.parent / file).resolve() if file else path
-            if not there.exists() or (anchor and anchor not in anchors(there)):
+            if not there.exists() or (anchor and anchor not in anchors(there, inside=not file)):
                 found.append((path.relative_to(root), target))
     return found
 
