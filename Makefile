@@ -4,7 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= pocket
-NEEDED_GIB ?= 6
+# The ordinary torch for Linux brings CUDA's libraries.
+NEEDED_GIB ?= $(if $(filter Darwin,$(shell uname))$(findstring whl/cpu,$(PIP_EXTRA_INDEX_URL)),4,9)
 REQUIREMENTS ?= requirements.txt
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
@@ -22,7 +23,7 @@ $(VENV)/installed: $(REQUIREMENTS) pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 	  || { echo "This Python has no venv module; install it (Debian, Ubuntu: apt install python3-venv) and try again."; exit 1; }
 	@free=$$(df -Pk . | awk 'NR==2 {print int($$4 / 1048576)}'); [ "$$free" -ge $(NEEDED_GIB) ] \
-	  || { echo "The installation needs $(NEEDED_GIB) GiB of free space here, $$free GiB are left; free some and try again."; exit 1; }
+	  || { echo "The installation needs $(NEEDED_GIB) GiB of free space here, $$free GiB are left; free some and try again. The torch without CUDA needs less: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make ..."; exit 1; }
 	@echo "setting up $(VENV) (a few minutes, once)"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) 2>$(VENV)/pip.log \

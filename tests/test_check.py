@@ -321,5 +321,7 @@ def test_the_glossary_is_in_order_explains_every_word_and_every_lesson_leads_to_
     for term in needed:
         assert term in terms
     for path in LESSONS:
-        linked = re.findall(r"\(glossary\.ipynb(.*?)\)", cells(path)[0].source)  # links.py sees that they lead to a word
+        linked = re.findall(
+            r"\(glossary\.ipynb(.*?)\)", cells(path)[0].source
+        )  # links.py sees that they lead to a word
         assert linked[0] == "" and len(linked) > 3, path.stem

@@ -30,6 +30,7 @@ from finetuning.results import ResultRow, Results
 from finetuning.workspace import LESSONS, home
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ADDRESS = "https://github.com/somebody/fork"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -52,11 +53,7 @@ def table(text):
 
 def faults(text):
     """What is wrong with the form of a README, whatever its numbers."""
-    found = [
-        f"block {name}"
-        for name in ("links", "start", "results", "memory", "lessons", "profiles")
-        if not block(text, name)
-    ]
+    found = [f"block {name}" for name in ("start", "results", "memory", "lessons", "profiles") if not block(text, name)]
     wanted = {
         "results": (readme.RESULT_COLUMNS, [method.replace("_", r"\_") for method in readme.METHODS], 1),
         "lessons": (readme.LESSON_COLUMNS, [*(f"(notebooks/{lesson}.ipynb)" for lesson in LESSONS), "all"], 0),
@@ -197,7 +194,7 @@ def elsewhere(tmp_path_factory):
         (tools / name).symlink_to(source.with_name(name))
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
     variables |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PYTHONPATH": str(tools), "GIT_CONFIG_COUNT": "1"}
-    variables |= {"GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf", "GIT_CONFIG_VALUE_0": first_cell.repository()}
+    variables |= {"GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf", "GIT_CONFIG_VALUE_0": ADDRESS}
     variables |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     return place / "venv" / "bin" / "python", origin, variables
 
@@ -206,7 +203,7 @@ def elsewhere(tmp_path_factory):
 @pytest.mark.parametrize("where", ["an empty folder", "a clone"])
 def test_the_first_cell_sets_the_course_up_where_it_is_missing(elsewhere, tmp_path, where):
     python, origin, variables = elsewhere
-    cell = nbformat.read(NOTEBOOKS[1], as_version=4).cells[1].source
+    cell = first_cell.FETCH.replace("{address}", ADDRESS)
     clone = origin if where == "a clone" else tmp_path / "course"
     folder = origin / "notebooks" if where == "a clone" else tmp_path
 
@@ -214,12 +211,15 @@ def test_the_first_cell_sets_the_course_up_where_it_is_missing(elsewhere, tmp_pa
         return subprocess.run([python, "-c", code], cwd=folder, env=variables, capture_output=True, text=True)
 
     try:
+        without = run(first_cell.SENTENCE)
+        assert without.returncode == 1 and without.stderr.startswith("This kernel lacks the course: type `make lab`")
         first = run(cell)
         assert first.returncode == 1 and "Restart the kernel" in first.stderr and "rror" not in first.stderr, (
             first.stderr
         )
-        again = run(cell)  # in the restarted kernel
-        assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+        for source in (cell, first_cell.SENTENCE):  # in the restarted kernel
+            again = run(source)
+            assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
         found = run("import finetuning; print(finetuning.__file__)")
         assert Path(found.stdout.strip()).is_relative_to(clone / "src"), found.stderr
         assert (clone / "src" / "finetuning").is_dir() and (
@@ -235,28 +235,38 @@ def test_a_notebook_away_from_the_clone_finds_it(tmp_path, monkeypatch):
     assert home() == ROOT
 
 
-def test_the_first_cell_does_nothing_where_the_course_is_installed(tmp_path):
-    cell = nbformat.read(NOTEBOOKS[1], as_version=4).cells[1].source
+@pytest.mark.parametrize("cell", [first_cell.SENTENCE, first_cell.FETCH.replace("{address}", "none")])
+def test_the_first_cell_does_nothing_where_the_course_is_installed(tmp_path, cell):
     done = subprocess.run([sys.executable, "-c", cell], cwd=tmp_path, capture_output=True, text=True, env={"PATH": ""})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_address_of_the_repository_has_one_source(tmp_path, monkeypatch, measured):
-    (tmp_path / "notebooks").mkdir()
-    text = (ROOT / "pyproject.toml").read_text().replace(first_cell.repository(), "https://github.com/somebody/fork")
-    (tmp_path / "pyproject.toml").write_text(text)
-    for path in NOTEBOOKS:
-        shutil.copy(path, tmp_path / "notebooks")
+@pytest.fixture(params=["", ADDRESS], ids=["no address", "an address"])
+def address(request, tmp_path, monkeypatch):
+    """The address that a clone's ``pyproject.toml`` names, with that clone as the course's home."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    named = f'[project.urls]\nRepository = "{request.param}"\n' if request.param else ""
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "finetuning"\n{named}')
     monkeypatch.chdir(tmp_path)
+    return request.param
+
+
+def test_cells_and_links_have_the_address_that_pyproject_names_or_none(address, measured):
     first_cell.put_first_cells()
-    for path in NOTEBOOKS:
-        before, after = (nbformat.read(folder / "notebooks" / path.name, as_version=4) for folder in (ROOT, tmp_path))
+    for lesson in LESSONS:
+        before, after = (nbformat.read(place / f"notebooks/{lesson}.ipynb", as_version=4) for place in (ROOT, home()))
         assert [cell.id for cell in after.cells] == [cell.id for cell in before.cells]
-        assert "https://github.com/somebody/fork" in after.cells[1].source
+        found = re.findall(r"https?://[^\s\"]+", after.cells[1].source)
+        assert found == ([address] if address else [])
         assert after.cells[2:] == before.cells[2:]
-    shown = readme.blocks(measured)["links"]
-    assert "codespaces.new/somebody/fork" in shown and "github/somebody/fork/blob" in shown
+    start = readme.blocks(measured)["start"]
+    if address:
+        assert f"git clone {address} course && cd course\n" in start
+        assert "codespaces.new/somebody/fork" in start and start.count("colab.research") == len(LESSONS)
+    else:
+        assert "In a clone of this repository:" in start and "http" not in start.replace("https://download.pytorch", "")
 
 
 # what CI, editors and readers get
@@ -359,6 +369,11 @@ def test_links_inside_the_repository_lead_somewhere(tmp_path):
     assert links.broken(ROOT) == []
     (tmp_path / "a.md").write_text("# One thing\n\n[a](b.md) [b](#one-thing) [c](#two) [d](https://x.y/z) `[e](f)`\n")
     assert [target for _, target in links.broken(tmp_path)] == ["b.md", "#two"]
+    (tmp_path / "a.md").write_text("[a](notebooks/g.ipynb#cell-id=here) [b](notebooks/g.ipynb#A-word)\n")
+    (tmp_path / "notebooks").mkdir()
+    cell = nbformat.v4.new_markdown_cell("## A word\n\n[a](#A-word) [b](#a-word)", id="here")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks" / "g.ipynb")
+    assert [target for _, target in links.broken(tmp_path)] == ["notebooks/g.ipynb#A-word", "#a-word"]
 
 
 def sizes(path):

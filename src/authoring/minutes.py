@@ -44,7 +44,7 @@ def announced(notebook: nbformat.NotebookNode) -> tuple[int, list[int]]:
 def _needed(cell: nbformat.NotebookNode) -> float:
     if cell.cell_type == "code":
         return 0.0 if SKIPPED.search(cell.id) else LINE * len(cell.source.splitlines()) + OUTPUT
-    if "-solution-" in cell.id or cell.id.endswith("-glossary"):
+    if "-solution-" in cell.id:
         return 0.0
     text = re.sub(r"<details>.*?</details>|!\[.*?\]\(.*?\)|\]\(.*?\)", "", cell.source, flags=re.DOTALL)
     tables = "\n".join(line for line in text.splitlines() if line.startswith("|"))
@@ -80,4 +80,5 @@ def main(arguments: list[str]) -> None:
         readme = re.sub(rf"({lesson}\.ipynb\) \|[^|]*\|) \d+ minutes", rf"\g<1> {totals[-1]} minutes", readme)
         print(f"{lesson}: {totals[-1]} minutes")
     readme = re.sub(r"(\| all \|[^|]*\|) \d+ minutes", rf"\g<1> {sum(totals)} minutes", readme)
+    readme = re.sub(r"\d+ minutes of reading", f"{sum(totals)} minutes of reading", readme)
     write_atomically(home() / "README.md", readme)

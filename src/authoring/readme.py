@@ -39,10 +39,22 @@ RESULT_COLUMNS = (
     "predicts per second",
     "parameters",
 )
-LESSON_COLUMNS = ("lesson", "the question it answers", "reading and exercises", "its cells run in", "open it on")
+LESSON_COLUMNS = ("lesson", "the question it answers", "reading and exercises", "its cells run in")
 PROFILE_COLUMNS = ("profile", "model", "reviews", "wants", "whole course", "memory at the peak")
 PICTURE = "zero_memory.svg"
 MISSING = "not measured here"
+# torch 2.13.0 for Linux on x86-64 with the libraries that its wheel asks for, as the indices have them; .venv by du.
+NEEDS = (
+    "It wants Linux or macOS, Python 3.11, 3.12 or 3.13, `make`, the network and free disk. On Linux the ordinary "
+    "torch brings CUDA's libraries: 2.5 GiB to download, and `.venv` takes 6 GiB. Without an NVIDIA GPU the small torch "
+    "does as well, with 0.2 GiB to download and a `.venv` of 2.2 GiB: put "
+    "`PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu` before the command. On macOS it is always small."
+)
+ELSEWHERE = (
+    "Without installing: [Codespaces](https://codespaces.new/{place}), or a lesson on Colab, {lessons}. On Colab the "
+    "first cell of a lesson installs the course, then asks you to restart the kernel. Each notebook has a machine of "
+    "its own there: run `!cd course && python -m finetuning run` first, and a lesson finds what it needs."
+)
 
 
 def blocks(results: Results) -> dict[str, str]:
@@ -51,8 +63,7 @@ def blocks(results: Results) -> dict[str, str]:
     ``results``: of the run with the default profile.
     """
     return {
-        "links": _links(),
-        "start": f"```sh\ngit clone {repository()} course && cd course\nmake run\nmake test\n```",
+        "start": _start(),
         "results": _results(results),
         "memory": _memory(results),
         "lessons": markdown_table(LESSON_COLUMNS, [*map(_lesson, LESSONS), _all_lessons()]),
@@ -73,17 +84,34 @@ def draw_memory(results: Results, path: Path) -> None:
     fig.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _links() -> str:
+def _start() -> str:
+    """The three commands with their minutes, what they need, and how to get the course where it has an address."""
+    reading, running = sum(_announced(lesson)[2] for lesson in LESSONS), _duration(course_seconds(RUN))
     address = repository()
-    badge = f"[![ci]({address}/actions/workflows/ci.yml/badge.svg)]({address}/actions/workflows/ci.yml)"
+    lines = [
+        "```sh",
+        *([f"git clone {address} course && cd course"] if address else []),
+        f"make lab    # the lessons in JupyterLab: {reading} minutes of reading and exercises, the cells run {running}",
+        f"make run    # all lessons at once, headless, up to the table below: {running}",
+        f"make test   # proves that your copy works, by all that CI runs: {_help('test')}",
+        "```",
+        "",
+        f"The first of them sets up `.venv` ({_help('setup').partition(';')[0]}). {NEEDS}",
+    ]
+    if not address:
+        return "\n".join(["In a clone of this repository:", "", *lines])
     place = address.removeprefix("https://github.com/")
-    return f"{badge} · [open in Codespaces](https://codespaces.new/{place}) · [open on Colab]({_colab(LESSONS[0])})"
-
-
-def _colab(lesson: str) -> str:
-    return (
-        repository().replace("github.com", "colab.research.google.com/github") + f"/blob/main/notebooks/{lesson}.ipynb"
+    colab = f"https://colab.research.google.com/github/{place}/blob/main/notebooks"
+    opened = ELSEWHERE.format(
+        place=place, lessons=" ".join(f"[{lesson[:2]}]({colab}/{lesson}.ipynb)" for lesson in LESSONS)
     )
+    badge = f"[![ci]({address}/actions/workflows/ci.yml/badge.svg)]({address}/actions/workflows/ci.yml)"
+    return "\n".join([*lines, "", f"{badge} {opened}"])
+
+
+def _help(target: str) -> str:
+    """What ``make help`` says in brackets of how long a command takes."""
+    return re.search(rf"^{target}:.*## .*\((.*)\)$", (home() / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1]
 
 
 def _results(results: Results) -> str:
@@ -96,13 +124,13 @@ def _results(results: Results) -> str:
     tests, gains = ", ".join(sorted({f"{row.n_test:,}" for row in results.rows})), _gain_sentences(results)
     return "\n".join(
         [
-            f"{caption(results)}; {run['started'][:10]}, torch {run['versions']['torch']}, transformers "
-            f"{run['versions']['transformers']}, deepspeed {run['versions']['deepspeed']}. "
-            f"The whole course, run headless: {_duration(course_seconds(RUN))}.",
-            "",
+            *([gains, ""] if gains else []),
             markdown_table(RESULT_COLUMNS, rows),
             "",
-            f"Accuracy and F1 on {tests} test reviews, with Wilson's intervals. {gains}".strip(),
+            f"{caption(results)}; {run['started'][:10]}, torch {run['versions']['torch']}, transformers "
+            f"{run['versions']['transformers']}, deepspeed {run['versions']['deepspeed']}. "
+            f"Accuracy and F1 on {tests} test reviews, with Wilson's intervals. "
+            f"The whole course, run headless: {_duration(course_seconds(RUN))}.",
         ]
     )
 
@@ -148,13 +176,12 @@ def _lesson(lesson: str) -> tuple[str, ...]:
         question,
         f"{minutes} minutes" if minutes else MISSING,
         _duration(lesson_seconds(RUN, lesson)),
-        f"[Colab]({_colab(lesson)})",
     )
 
 
 def _all_lessons() -> tuple[str, ...]:
     minutes = [_announced(lesson)[2] for lesson in LESSONS]
-    return "all", "", f"{sum(minutes)} minutes" if all(minutes) else MISSING, _duration(course_seconds(RUN)), ""
+    return "all", "", f"{sum(minutes)} minutes" if all(minutes) else MISSING, _duration(course_seconds(RUN))
 
 
 def _announced(lesson: str) -> tuple[str, str, int]:
