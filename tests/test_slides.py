@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import zipfile
 
+import links
 import nbformat
 import pytest
 from conftest import NOTEBOOKS, ROOT
@@ -39,6 +40,17 @@ window.addEventListener("load", () => setTimeout(() => {
   document.body.append(out);
 }, 500));
 </script></body>"""
+
+
+def check_links(folder):
+    """Every link of the pages leads to a page beside it, and to a place there; returns how many name a place."""
+    pages = {path.name: path.read_text() for path in folder.glob("*.html")}
+    targets = [link for page in pages.values() for link in re.findall(r'<a [^>]*?href="([^":#]+(?:#[^"]*)?)"', page)]
+    assert [target for target in targets if target.startswith("glossary.html")]
+    places = [target.split("#") for target in targets if "#" in target]
+    assert [target for target in targets if not (folder / target.split("#")[0]).is_file()] == []
+    assert [place for page, place in places if f'id="{html.unescape(place)}"' not in pages[page]] == []
+    return len(places)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +103,7 @@ def test_the_decks_need_no_network(decks):
         "MIT" not in decks[0].read_text()
         and "Permission is hereby granted" in (decks[0].parent / "reveal/LICENSE").read_text()
     )
-    for target in re.findall(r'href="([^"]+)"', (decks[0].parent / "index.html").read_text()):
-        assert (decks[0].parent / target).is_file()
+    check_links(decks[0].parent)
 
 
 def test_notes_hold_the_whole_text_and_the_time(decks):
@@ -133,6 +144,7 @@ def test_no_slide_of_a_run_overflows(pocket_run, tmp_path, monkeypatch):
 
 def test_learners_get_the_gaps_without_the_solutions(tmp_path, capsys):
     classroom.make_copies(tmp_path, "pocket")
+    assert links.broken(tmp_path / "learner") == links.broken(tmp_path / "instructor") == []
     for lesson in LESSONS:
         copy = nbformat.read(tmp_path / "learner" / "notebooks" / f"{lesson}.ipynb", as_version=4)
         nbformat.validate(copy)
@@ -189,7 +201,19 @@ def test_the_report_keeps_solutions_folded_and_holds_the_pictures(runs):
     for inside in ("held", "the same label makes it worse"):  # a solution, and an answer of the quiz
         before, _, after = page.lower().rpartition(f">{inside}" if inside == "held" else inside)
         assert before.rfind("<details>") > before.rfind("</details>") and "</details>" in after
-    assert "data:image/svg+xml;base64," in page and "../img" not in page
+    assert "data:image/svg+xml;base64," in page and "../img" not in page and "This kernel lacks" not in page
+
+
+def test_links_of_the_report_s_pages_lead_to_pages_and_words(runs):
+    from finetuning.course.report import write_report
+    from finetuning.profiles import choose
+    from finetuning.workspace import Workspace
+
+    run_with_outputs(runs / "pocket" / "notebooks")
+    write_report(Workspace("pocket", choose("pocket")))
+    assert check_links(runs / "pocket" / "notebooks") > 3
+    page = (runs / "pocket" / "notebooks" / f"{LESSONS[1]}.html").read_text()
+    assert "lesson 02" in page and "02_baselines" not in page.replace("roadmap", "")  # it has not run: no link to it
 
 
 def test_slides_show_the_outputs_of_a_run_and_shorten_long_ones(tmp_path, runs):

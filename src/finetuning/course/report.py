@@ -47,6 +47,7 @@ def write_report(workspace: Workspace) -> Path:
     for i, name in enumerate(names):
         folder = workspace.notebooks if name in done else home() / "notebooks"
         notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+        notebook.cells = [cell for cell in notebook.cells if not cell.id.endswith("-setup")]
         titles[name] = notebook.cells[0].source.splitlines()[0].strip("# ")
         page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": name}})
         near = [f'<a href="{other}.html">{other}</a>' for other in names[max(i - 1, 0) : i] + names[i + 1 : i + 2]]
