@@ -8,7 +8,7 @@ import numpy as np
 from conftest import ROOT
 
 from authoring.figures import draw, zero_stages
-from authoring.readme import PICTURE
+from authoring.readme import PICTURES
 from finetuning import plots
 from finetuning.results import ResultRow
 from finetuning.trainer import COIN_TOSS
@@ -23,7 +23,7 @@ def content(svg):
 
 def test_committed_figures_are_what_the_script_draws(tmp_path):
     drawn = {path.name: path for path in draw(tmp_path)}
-    assert set(drawn) == {path.name for path in (ROOT / "img").glob("*.svg")} - {PICTURE}  # that one shows a run
+    assert set(drawn) == {path.name for path in (ROOT / "img").glob("*.svg")} - {*PICTURES}  # those show a run
     for name, path in drawn.items():
         assert content(path.read_text()) == content((ROOT / "img" / name).read_text()), (
             f"{name} is stale: run make figures"

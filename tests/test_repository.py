@@ -65,6 +65,8 @@ def faults(text):
             found.append(f"columns of {name}")
         if len(rows) != len(named) or not all(mark in row[key] for mark, row in zip(named, rows, strict=True)):
             found.append(f"rows of {name}")
+    if not re.search(r"!\[.+?: .+?\]\(img/results\.svg\)", block(text, "results")):
+        found.append("picture of results")
     picture = re.search(r"!\[(.+?)\]\(img/zero_memory\.svg\)", block(text, "memory"))
     if not picture or not all(f"stage {stage}" in picture[1] for stage in range(4)):
         found.append("picture of memory")
@@ -73,7 +75,8 @@ def faults(text):
 
 def test_the_readme_is_filled_in_today_s_form():
     assert faults(README) == [], "run make readme after a make run"
-    assert (ROOT / "img" / readme.PICTURE).read_text().lstrip().startswith("<?xml")
+    for picture in readme.PICTURES:
+        assert (ROOT / "img" / picture).read_text().lstrip().startswith("<?xml")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +89,7 @@ def test_the_readme_is_filled_in_today_s_form():
         ("(notebooks/04_scale_with_deepspeed.ipynb) |", "(notebooks/04.ipynb) |", "rows of lessons"),
         ("| reading and exercises |", "|", "columns of lessons"),
         ("(img/zero_memory.svg)", "(img/memory.png)", "picture of memory"),
+        ("(img/results.svg)", "(img/results.png)", "picture of results"),
     ],
 )
 def test_a_stale_form_is_noticed(before, after, fault):
@@ -142,9 +146,11 @@ def test_the_readme_says_what_the_run_measured(measured, tmp_path):
     for name, content in filled.items():
         text = fill_block(text, name, content, readme.COMMAND)
     assert faults(text) == []
-    readme.draw_memory(measured, tmp_path / "a.svg")
-    readme.draw_memory(measured, tmp_path / "b.svg")
-    assert (tmp_path / "a.svg").read_text() == (tmp_path / "b.svg").read_text()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        readme.draw_pictures(measured, tmp_path / folder)
+    for picture in readme.PICTURES:
+        assert (tmp_path / "a" / picture).read_text() == (tmp_path / "b" / picture).read_text()
 
 
 def test_what_a_run_did_not_measure_is_said_not_guessed(measured, runs):

@@ -11,7 +11,7 @@ from authoring.blocks import fill_block
 from authoring.first_cell import put_first_cells, repository
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
-from finetuning.plots import plot_rank_memory
+from finetuning.plots import plot_rank_memory, plot_results
 from finetuning.profiles import PROFILES, Profile, describe
 from finetuning.results import ResultRow, Results, caption, markdown_table, results_table, verdict
 from finetuning.workspace import LESSONS, executed_copy, execution_mark, home, read_results, run_folder
@@ -41,7 +41,7 @@ RESULT_COLUMNS = (
 )
 LESSON_COLUMNS = ("lesson", "the question it answers", "reading and exercises", "its cells run in")
 PROFILE_COLUMNS = ("profile", "model", "reviews", "wants", "whole course", "memory at the peak")
-PICTURE = "zero_memory.svg"
+PICTURES = ("results.svg", "zero_memory.svg")  # in img/, of the run that fills the README
 MISSING = "not measured here"
 # torch 2.13.0 for Linux on x86-64 with the libraries that its wheel asks for, as the indices have them; .venv by du.
 NEEDS = (
@@ -71,17 +71,25 @@ def blocks(results: Results) -> dict[str, str]:
     }
 
 
-def draw_memory(results: Results, path: Path) -> None:
-    """Draw the bytes that a rank holds in each ZeRO stage, as lesson 04 counted them, to ``path`` (SVG)."""
+def draw_pictures(results: Results, folder: Path) -> None:
+    """Draw the accuracies of a run, and the bytes that a rank holds in each ZeRO stage where lesson 04 counted them.
+
+    As SVG into ``folder``, the same files from the same numbers.
+    """
     import matplotlib
 
     matplotlib.use("agg")
 
-    rows = _sharded(results)
-    title = f"What each of {rows[0].world_size} ranks holds: {results.run['model']}, {rows[0].parameters:,} parameters"
-    matplotlib.rcParams["svg.hashsalt"] = "finetuning"  # the same file from the same numbers
-    fig = plot_rank_memory({_precision(rows): {str(row.stage): row.bytes_per_rank or {} for row in rows}}, title)
-    fig.savefig(path, format="svg", metadata={"Date": None})
+    figures = [plot_results(results.rows)]
+    if rows := _sharded(results):
+        title = (
+            f"What each of {rows[0].world_size} ranks holds: {results.run['model']}, {rows[0].parameters:,} parameters"
+        )
+        held = {str(row.stage): row.bytes_per_rank or {} for row in rows}
+        figures.append(plot_rank_memory({_precision(rows): held}, title))
+    matplotlib.rcParams["svg.hashsalt"] = "finetuning"
+    for name, fig in zip(PICTURES, figures, strict=False):
+        fig.savefig(folder / name, format="svg", metadata={"Date": None})
 
 
 def _start() -> str:
@@ -126,6 +134,8 @@ def _results(results: Results) -> str:
     return "\n".join(
         [
             *([gains, ""] if gains else []),
+            f"![Accuracy of each method with its interval: the numbers of the table below.](img/{PICTURES[0]})",
+            "",
             markdown_table(RESULT_COLUMNS, rows),
             "",
             f"{caption(results)}; {run['started'][:10]}, torch {run['versions']['torch']}, transformers "
@@ -151,7 +161,7 @@ def _memory(results: Results) -> str:
     sizes = ", ".join(f"stage {stage} {size:.1f} MiB" for stage, size in held.items())
     alternative = f"Stacked bars of the bytes each rank holds in {_precision(rows)}, by ZeRO stage: {sizes}."
     return (
-        f"![{alternative}](img/{PICTURE})\n\n"
+        f"![{alternative}](img/{PICTURES[1]})\n\n"
         f"{results.run['model']}, {_precision(rows)}, {rows[0].world_size} ranks, counted between two "
         f"micro-batches: {sizes}."
     )
@@ -248,8 +258,7 @@ def main(arguments: list[str]) -> None:
     text = path.read_text(encoding="utf-8")
     for name, content in blocks(results).items():
         text = fill_block(text, name, content, COMMAND)
-    if _sharded(results):
-        draw_memory(results, home() / "img" / PICTURE)
+    draw_pictures(results, home() / "img")
     put_first_cells()
     write_atomically(path, text)
     print(f"{path.name} filled from {run_folder(RUN)}")

@@ -74,8 +74,11 @@ def _write_glossary(folder: Path) -> None:
     from nbconvert import HTMLExporter
 
     glossary = home() / "notebooks" / "glossary.ipynb"
-    page, _ = HTMLExporter(template_name="basic").from_filename(str(glossary))
-    head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Glossary</title>'
+    page, _ = HTMLExporter(template_name="basic", exclude_anchor_links=True).from_filename(str(glossary))
+    head = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head += (
+        "<title>Glossary</title><style>body { font: 18px/1.5 sans-serif; max-width: 40em; margin: 1em auto }</style>"
+    )
     write_atomically(folder / "glossary.html", head + link_pages(page, list(LESSONS)))
 
 
