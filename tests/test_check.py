@@ -211,7 +211,21 @@ def test_a_quiz_answers_whatever_it_is_given(capsys):
         (np.float32(0.49), np.float64(0.5), "{:.1%}", "share", "Well guessed."),
         (0.86, 0.782, "accuracy {:.3f}", "share", "too high, by 7.8 points"),
         (0.02, 0.05, "{:.1%}", "share", "too low, by 3.0 points"),
-        (50, 0.5, "{:.1%}", "share", "A share lies between 0 and 1."),
+        (50, 0.5, "{:.1%}", "share", "Your guess: 50.0%. Outcome: 50.0%. Well guessed."),
+        ("51 %", 0.5, "{:.1%}", "share", "Your guess: 51.0%."),
+        ("0.9%", 0.5, "{:.1%}", "share", "Your guess: 0.9%."),
+        ("0,495", 0.5, "{:.1%}", "share", "Your guess: 49.5%."),
+        (150, 0.5, "{:.1%}", "share", "A share lies between 0 and 1."),
+        ("5 points", 5.5, "{:+.1f} points", "points", "Your guess: +5.0 points."),
+        ("4x", 4.0, "{:.0f} times", "factor", "Well guessed."),
+        (
+            "10,000 reviews",
+            40,
+            "{:,} reviews",
+            "factor",
+            "Your guess: 10,000 reviews. Outcome: 40 reviews. You guessed too high, by a factor of 250:",
+        ),
+        (10**400, 347, "{:,} reviews", "factor", "is no number"),
         (2, 0.4, "{:+.1f} points", "points", "too high, by 1.6 points"),
         (-1, -0.4, "{:+.1f} points", "points", "Well guessed."),
         (2, 2.15, "{:.1f} times", "factor", "Well guessed."),
@@ -232,10 +246,14 @@ def test_a_guess_stands_beside_the_outcome(guess, outcome, form, measure, expect
 
 
 def test_a_guess_in_words(capsys):
-    check.compare("Zero2 ", "zero2")
+    for guess in ("Zero2 ", "ZeRO-2", "zero 2"):
+        check.compare(guess, "zero2")
+        assert "As you said." in capsys.readouterr().out
+    for guess in ("negative, positive", ["negative", "positive"], "Negative  positive"):
+        check.compare(guess, "negative positive")
+        assert "As you said." in capsys.readouterr().out
     check.compare("zero3", "zero2")
-    said = capsys.readouterr().out.splitlines()
-    assert "As you said." in said[0] and "Not what you expected" in said[1]
+    assert "Not what you expected" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)

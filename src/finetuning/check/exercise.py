@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pandas import isna
 from scipy import stats
 
 from finetuning.profiles import ASSETS
@@ -235,7 +236,7 @@ def plain(value: Any) -> Any:
     for unroll in ("to_numpy", "tolist"):  # pandas; NumPy and PyTorch
         value = getattr(value, unroll)() if hasattr(value, unroll) else value
     if isinstance(value, (str, bytes, set, frozenset, bool, int)):
-        return value
+        return math.inf if isinstance(value, int) and abs(value) > 1e300 else value  # no float can hold such a number
     if isinstance(value, Iterable):
         parts = list(itertools.islice(value, MOST + 1))
         if len(parts) > MOST:
@@ -253,7 +254,7 @@ def same(value: Any, wanted: Any, tolerance: float) -> bool:
     if isinstance(wanted, bool):
         return bool(value) == wanted
     if wanted is None:
-        return value is None or (isinstance(value, float) and math.isnan(value))
+        return isna(value) is True
     if isinstance(wanted, list):
         listed = isinstance(value, list) and len(value) == len(wanted)
         return listed and all(same(a, b, tolerance) for a, b in zip(value, wanted, strict=True))

@@ -1,6 +1,7 @@
 """A guess beside its outcome."""
 
 import math
+import re
 from typing import Any
 
 # measure -> how far a guess may lie from the outcome and still be called good
@@ -15,12 +16,14 @@ def compare(guess: Any, outcome: Any, form: str = "{}", measure: str = "factor")
 
     Used after the prediction prompts of the lessons. A guess that cannot be compared is answered, never an error.
     """
-    came, number = form.format(outcome), _number(guess)
+    came, number = form.format(outcome), _number(guess, measure)
     if guess is None or guess is ...:
         print(f"Outcome: {came}. (No guess stored.)")
     elif isinstance(outcome, str):
-        same = str(guess).strip().lower() == outcome.lower()
-        print(f"Your guess: {guess}. Outcome: {came}. {'As you said.' if same else 'Not what you expected: why?'}")
+        said, wanted = (re.sub(r"[^a-z0-9]", "", str(one).lower()) for one in (guess, outcome))
+        print(
+            f"Your guess: {guess}. Outcome: {came}. {'As you said.' if said == wanted else 'Not what you expected: why?'}"
+        )
     elif number is None:
         print(f"Outcome: {came}. (Your guess {guess!r} is no number, so it cannot be compared.)")
     elif measure == "share" and not 0 <= number <= 1:
@@ -31,11 +34,13 @@ def compare(guess: Any, outcome: Any, form: str = "{}", measure: str = "factor")
         print(f"Your guess: {said}. Outcome: {came}. {_distance(number, outcome, measure)}")
 
 
-def _number(guess: Any) -> float | None:
-    try:
-        number = math.nan if isinstance(guess, bool) else float(guess)
-    except (TypeError, ValueError):
-        return None
+def _number(guess: Any, measure: str) -> float | None:
+    """The one number in a guess such as 0.78, "78 %", "0,78" or "1,000 steps"; None where there is not just one."""
+    text = re.sub(r"(?<!\b0),(?=\d{3}\b)", "", str(guess)).replace(",", ".")
+    found = re.findall(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", text)
+    number = float(found[0]) if len(found) == 1 else math.nan
+    if measure == "share" and ("%" in text or 1 < number <= 100):
+        number /= 100
     return number if math.isfinite(number) else None
 
 
@@ -44,7 +49,8 @@ def _distance(guess: float, outcome: float, measure: str) -> str:
     if measure == "factor":
         if guess == outcome or (outcome > 0 and 1 / GOOD[measure] <= guess / outcome <= GOOD[measure]):
             return "Well guessed."
-        far = f", by a factor of {max(guess / outcome, outcome / guess):.2g}" if min(guess, outcome) > 0 else ""
+        times = max(guess / outcome, outcome / guess) if min(guess, outcome) > 0 else 0
+        far = f", by a factor of {times:,.{int(times < 10)}f}" if times else ""
     else:
         points = round(abs(guess - outcome) * (100 if measure == "share" else 1), 6)
         if points <= GOOD[measure]:

@@ -100,8 +100,8 @@ def _watched(answer: Callable, texts: list[str], batch_size: int) -> list[str]:
     if not isinstance(made, Iterable):
         raise Mistake(f"asked are the answers one after the other, and {plain(made)!r} came; `yield` them.")
     for one in made:
-        if isinstance(one, list):
-            raise Mistake("the answers to a whole batch came as one list; `yield from` passes them on one by one.")
+        if isinstance(one, (list, tuple, np.ndarray)):
+            raise Mistake(f"{len(one)} values came as one answer; `yield from` passes those of a batch on one by one.")
         if len(taken) - len(given) > batch_size:
             seen = f"{len(taken)} reviews were read when answer {len(given) + 1} came"
             raise Mistake(f"{seen}: more than the {batch_size} of a batch are held.")
@@ -109,11 +109,11 @@ def _watched(answer: Callable, texts: list[str], batch_size: int) -> list[str]:
         if len(given) > len(texts):
             raise Mistake(f"more answers come than there are reviews ({len(texts)}): what ends its loop?")
     if len(given) < len(texts):
-        rest = len(given) == len(texts) // batch_size * batch_size
+        rest = sum(calls) == len(texts) // batch_size * batch_size < len(texts)
         why = "what is left over at the end is a batch too." if rest else "where did the others go?"
         raise Mistake(f"{len(given)} answers came for {len(texts)} reviews; {why}")
     if len(calls) > -(-len(texts) // batch_size):
-        slow = f"for batches of {calls}; full ones are many times as fast."
+        slow = f"for batches of {calls}; full ones, each asked once, are many times as fast."
         raise Mistake(f"`predict` was called {len(calls)} times, {slow}")
     return given
 
