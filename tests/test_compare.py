@@ -229,6 +229,17 @@ def test_wilson_covers_the_truth_as_often_as_it_says_also_near_one():
         assert 0.9 < np.mean([low <= share <= high for low, high in intervals]) < 0.99, share
 
 
+def test_slices_by_length_hold_the_lengths_that_they_name():
+    lengths = np.array([1, 2, 3, 4, 5, 9, 9, 20])
+    for n in (5, 6, 8):
+        found, _ = slices(Dataset.from_dict({"text": ["word " * length for length in lengths[:n]], "label": [0] * n}))
+        for name, rows in found.items():
+            named = [int(number) for number in re.findall(r"\d+", name)]
+            low, high = {"up": (0, named[0]), "over": (named[0] + 1, 99)}.get(name.split()[0], (named[0], named[-1]))
+            assert rows.tolist() == [low <= length <= high for length in lengths[:n]], name
+        assert len(found) == 3
+
+
 def test_slices_ask_only_what_the_reviews_can_answer():
     texts = ["one two", "one two three", "a b c d e f", "a b c d e f g"]
     plain = Dataset.from_dict({"text": texts, "label": [0, 1, 0, 1]})
@@ -255,7 +266,7 @@ def test_slices_ask_only_what_the_reviews_can_answer():
 def test_columns_that_only_share_a_name_are_no_slices(column, values):
     split = Dataset.from_dict({"text": ["one", "one two", "a b c", "a b c d"], "label": [0, 1, 0, 1], column: values})
     found, missing = slices(split)
-    assert len(missing) == 2 and all("words" in name or name == "in between" for name in found)
+    assert len(missing) == 2 and all("words" in name for name in found)
 
 
 def test_slice_table_counts_warns_and_corrects():

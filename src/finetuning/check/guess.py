@@ -20,10 +20,8 @@ def compare(guess: Any, outcome: Any, form: str = "{}", measure: str = "factor")
     if guess is None or guess is ...:
         print(f"Outcome: {came}. (No guess stored.)")
     elif isinstance(outcome, str):
-        said, wanted = (re.sub(r"[^a-z0-9]", "", str(one).lower()) for one in (guess, outcome))
-        print(
-            f"Your guess: {guess}. Outcome: {came}. {'As you said.' if said == wanted else 'Not what you expected: why?'}"
-        )
+        same = len({re.sub(r"[^a-z0-9]", "", str(one).lower()) for one in (guess, outcome)}) == 1
+        print(f"Your guess: {guess}. Outcome: {came}. {'As you said.' if same else 'Not what you expected: why?'}")
     elif number is None:
         print(f"Outcome: {came}. (Your guess {guess!r} is no number, so it cannot be compared.)")
     elif measure == "share" and not 0 <= number <= 1:

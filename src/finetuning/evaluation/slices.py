@@ -17,10 +17,10 @@ def slices(split: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
     """
     questions, missing = {}, []
     words = np.array([len(text.split()) for text in split["text"]])
-    short, long = np.quantile(words, [1 / 3, 2 / 3])
-    questions[f"up to {short:.0f} words"] = words <= short
-    questions["in between"] = (words > short) & (words <= long)
-    questions[f"over {long:.0f} words"] = words > long
+    short, long = np.quantile(words, [1 / 3, 2 / 3]).astype(int)
+    questions[f"up to {short} words"] = words <= short
+    questions[f"{short + 1} to {long} words"] = (words > short) & (words <= long)
+    questions[f"over {long} words"] = words > long
     traits, ratings = column(split, "traits", list), np.array(column(split, "rating", (int, float, str)))
     if names := sorted({trait for several in traits for trait in several if isinstance(trait, str)}):
         questions |= {name: np.array([name in several for several in traits]) for name in names}
