@@ -103,8 +103,7 @@ def _watched(answer: Callable, texts: list[str], batch_size: int) -> list[str]:
         if isinstance(one, (list, tuple, np.ndarray)):
             raise Mistake(f"{len(one)} values came as one answer; `yield from` passes those of a batch on one by one.")
         if len(taken) - len(given) > batch_size:
-            seen = f"{len(taken)} reviews were read when answer {len(given) + 1} came"
-            raise Mistake(f"{seen}: more than the {batch_size} of a batch are held.")
+            raise Mistake(f"{len(taken)} reviews were read when answer {len(given) + 1} came: more than a batch.")
         given.append(one)
         if len(given) > len(texts):
             raise Mistake(f"more answers come than there are reviews ({len(texts)}): what ends its loop?")
@@ -113,8 +112,7 @@ def _watched(answer: Callable, texts: list[str], batch_size: int) -> list[str]:
         why = "what is left over at the end is a batch too." if rest else "where did the others go?"
         raise Mistake(f"{len(given)} answers came for {len(texts)} reviews; {why}")
     if len(calls) > -(-len(texts) // batch_size):
-        slow = f"for batches of {calls}; full ones, each asked once, are many times as fast."
-        raise Mistake(f"`predict` was called {len(calls)} times, {slow}")
+        raise Mistake(f"`predict` was called {len(calls)} times, for batches of {calls}; ask full ones, and each once.")
     return given
 
 
