@@ -170,7 +170,7 @@ def test_right_answers_pass_and_each_wrong_choice_is_explained(lesson, capsys):
 def test_a_quiz_answers_whatever_it_is_given(capsys):
     for answers, expected in (
         ("", "Write one letter"),
-        ("a b", "2 answers were given"),
+        ("a b", "letters given: 2"),
         ("x c a d b", "no such choice"),
     ):
         check.quiz("01", answers)
@@ -183,6 +183,8 @@ def test_a_quiz_answers_whatever_it_is_given(capsys):
         ",".join(key),
         key,
         tuple(key),
+        np.array(key),
+        iter(key),
         " ".join(numbered),
         "".join(numbered),
         " ".join(reversed(numbered)),

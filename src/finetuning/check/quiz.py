@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Iterable
 from typing import Any
 
 from finetuning.errors import CourseError
@@ -54,7 +55,7 @@ def quiz(lesson: str, answers: Any = "") -> None:
         print(f'Write one letter for each of the {len(asked)} questions between the quotes, as in "{shown}".')
         return
     if len(given) != len(asked):
-        print(f"There are {len(asked)} questions, and {len(given)} answers were given: give one letter for each.")
+        print(f"There are {len(asked)} questions; letters given: {len(given)}. Give one for each question.")
         return
     right = 0
     for i, (question, letter) in enumerate(zip(asked, given, strict=True), 1):
@@ -76,7 +77,8 @@ def chosen(answers: Any) -> list[str]:
     """The letters of an answer in the order of the questions: they may be numbered, in a list or a dict, or run on."""
     if isinstance(answers, dict):
         answers = [f"{number} {letter}" for number, letter in answers.items()]
-    text = (" ".join(map(str, answers)) if isinstance(answers, (list, tuple)) else str(answers or "")).lower()
+    parts = answers if isinstance(answers, Iterable) else [answers or ""]
+    text = " ".join(map(str, parts)).lower()
     numbered, found = re.findall(r"(\d+)\W*([a-z])", text), re.findall(r"[a-z]", text)
     if len(numbered) == len(found):
         found = [letter for _, letter in sorted(numbered, key=lambda pair: int(pair[0]))]
