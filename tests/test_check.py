@@ -221,7 +221,7 @@ def test_a_quiz_answers_whatever_it_is_given(capsys):
         ("5 points", 5.5, "{:+.1f} points", "points", "Your guess: +5.0 points."),
         ("4x", 4.0, "{:.0f} times", "factor", "Well guessed."),
         ("10,000 reviews", 40, "{:,} reviews", "factor", "10,000 reviews. Outcome: 40 reviews. You guessed"),
-        (1000, 4.0, "{:.0f} times", "factor", "too high, by a factor of 250:"),
+        (1000, 4.0, "{:.0f} times", "factor", "too high, by a factor of 250.0:"),
         (10**400, 347, "{:,} reviews", "factor", "is no number"),
         (2, 0.4, "{:+.1f} points", "points", "too high, by 1.6 points"),
         (-1, -0.4, "{:+.1f} points", "points", "Well guessed."),

@@ -37,8 +37,7 @@ def _number(guess: Any, measure: str) -> float | None:
     text = re.sub(r"(?<!\b0),(?=\d{3}\b)", "", str(guess)).replace(",", ".")
     found = re.findall(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", text)
     number = float(found[0]) if len(found) == 1 else math.nan
-    if measure == "share" and ("%" in text or 1 < number <= 100):
-        number /= 100
+    number /= 100 if measure == "share" and ("%" in text or 1 < number <= 100) else 1
     return number if math.isfinite(number) else None
 
 
@@ -47,8 +46,7 @@ def _distance(guess: float, outcome: float, measure: str) -> str:
     if measure == "factor":
         if guess == outcome or (outcome > 0 and 1 / GOOD[measure] <= guess / outcome <= GOOD[measure]):
             return "Well guessed."
-        times = max(guess / outcome, outcome / guess) if min(guess, outcome) > 0 else 0
-        far = f", by a factor of {times:,.{int(times < 10)}f}" if times else ""
+        far = f", by a factor of {max(guess / outcome, outcome / guess):,.1f}" if min(guess, outcome) > 0 else ""
     else:
         points = round(abs(guess - outcome) * (100 if measure == "share" else 1), 6)
         if points <= GOOD[measure]:

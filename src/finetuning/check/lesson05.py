@@ -17,8 +17,7 @@ def _verdicts(draw: random.Random) -> tuple:
 
 def _alone(first: list[int], second: list[int]) -> tuple[int, int]:
     """On how many reviews the first alone is right, and the second alone."""
-    pairs = list(zip(first, second, strict=True))
-    return sum(a > b for a, b in pairs), sum(b > a for a, b in pairs)
+    return sum(map(int.__gt__, first, second)), sum(map(int.__lt__, first, second))
 
 
 @exercise(_verdicts)

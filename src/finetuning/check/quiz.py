@@ -48,8 +48,7 @@ def quiz(lesson: str, answers: Any = "") -> None:
 
     Prints what each chosen letter gets right or wrong. Where the answer is right, the other choices are explained too.
     """
-    asked = questions(lesson)
-    given = chosen(answers)
+    asked, given = questions(lesson), chosen(answers)
     if not given:
         shown = " ".join("abcabc"[: len(asked)])
         print(f'Write one letter for each of the {len(asked)} questions between the quotes, as in "{shown}".')
@@ -75,8 +74,7 @@ def quiz(lesson: str, answers: Any = "") -> None:
 
 def chosen(answers: Any) -> list[str]:
     """The letters of an answer in the order of the questions: they may be numbered, in a list or a dict, or run on."""
-    if isinstance(answers, dict):
-        answers = [f"{number} {letter}" for number, letter in answers.items()]
+    answers = answers.items() if isinstance(answers, dict) else answers
     parts = answers if isinstance(answers, Iterable) else [answers or ""]
     text = " ".join(map(str, parts)).lower()
     numbered, found = re.findall(r"(\d+)\W*([a-z])", text), re.findall(r"[a-z]", text)
