@@ -26,8 +26,8 @@ def telling_words(classifier: Pipeline, count: int = 12) -> tuple[list[tuple[str
     return pick(order[:count]), pick(order[: -count - 1 : -1])
 
 
-def learning_curve(train: Dataset, unseen: Dataset, sizes: list[int], *, repeats: int = 3, seed: int = 1) -> np.ndarray:
-    """Accuracy of TF-IDF on unseen reviews by training size: an array (sizes, repeats), a stratified sample each.
+def learning_curve(train: Dataset, test: Dataset, sizes: list[int], *, repeats: int = 3, seed: int = 1) -> np.ndarray:
+    """Test accuracy of TF-IDF by training size: an array (sizes, repeats), a stratified sample for each repeat.
 
     Of the whole training split there is but one sample: the repeats beyond the first are NaN there.
     """
@@ -36,5 +36,5 @@ def learning_curve(train: Dataset, unseen: Dataset, sizes: list[int], *, repeats
         for repeat in range(repeats if size < len(train) else 1):
             sample = take(train, size, seed + repeat)
             model = tfidf_classifier(seed).fit(sample["text"], sample["label"])
-            scores[i, repeat] = model.score(unseen["text"], unseen["label"])
+            scores[i, repeat] = model.score(test["text"], test["label"])
     return scores

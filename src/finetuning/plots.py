@@ -112,7 +112,7 @@ def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> F
     ax.set_xscale("log")
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.minorticks_off()
-    ax.set(xlabel="training reviews", ylabel="accuracy on validation")
+    ax.set(xlabel="training reviews", ylabel="accuracy on test")
     ax.legend()
     return fig
 
