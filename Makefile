@@ -39,8 +39,16 @@ setup:  ## set up .venv (2-5 minutes, once; the other commands do it by themselv
 	  ""|"$(realpath .)"/*) $(MAKE) --silent --no-print-directory $(VENV)/installed;; \
 	  *) echo "$(VENV) is lent by another folder: nothing is installed into it";; esac
 
-run: setup  ## run the whole course headless (17 minutes on 2 cores, less where bfloat16 is fast; PROFILE= REVIEWS= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
-	@$(BIN)/python -m finetuning run --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)") \
+# Names of files and columns may hold anything: they go through the environment, where neither make nor the shell reads them.
+unexport REVIEWS BASE_MODEL TEXT LABEL
+export GIVEN_REVIEWS := $(value REVIEWS)
+export GIVEN_BASE_MODEL := $(value BASE_MODEL)
+export GIVEN_TEXT := $(value TEXT)
+export GIVEN_LABEL := $(value LABEL)
+SOURCES := --profile="$(PROFILE)" --reviews="$$GIVEN_REVIEWS" --base-model="$$GIVEN_BASE_MODEL"
+
+run: setup  ## run the whole course headless (17 minutes on 2 cores, less where bfloat16 is fast; PROFILE= REVIEWS= TEXT= LABEL= RATING= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
+	@$(BIN)/python -m finetuning run $(SOURCES) --text="$$GIVEN_TEXT" --label="$$GIVEN_LABEL" --rating="$(RATING)" \
 	  $(if $(LIMIT),--limit "$(LIMIT)") $(if $(SEED),--seed "$(SEED)") $(if $(RUN),--name "$(RUN)") $(if $(LESSONS),--lessons "$(LESSONS)") $(if $(FRESH),--fresh)
 
 # Two workers with a thread each share the files out; what measures the clock, the course itself above all, runs alone after them.
@@ -73,7 +81,7 @@ latest:  ## make test on the newest version of every library, in build/latest (2
 	@$(MAKE) --no-print-directory test VENV=build/latest REQUIREMENTS=build/requirements.txt
 
 bench: setup  ## measure the speed claims side by side, in runs/bench/ (25 minutes; PROFILE= REVIEWS= BASE_MODEL=)
-	@$(BIN)/python -m authoring bench --profile "$(PROFILE)" $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(BASE_MODEL),--base-model "$(BASE_MODEL)")
+	@$(BIN)/python -m authoring bench $(SOURCES)
 
 # With JupyterLab's defaults as a class needs them, from overrides.json in that folder: no question about news. A reader's own settings win.
 lab: setup  ## open JupyterLab on the lessons (10 seconds)

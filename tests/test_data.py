@@ -70,7 +70,7 @@ def test_labels_in_words(tmp_path, words):
 
 def test_a_bom_commas_quotes_and_line_breaks_in_a_csv(tmp_path):
     path = tmp_path / "mine.csv"
-    rows = [{"text": f'He said "no",\nthen left {i}', "label": i % 2} for i in range(40)]
+    rows = [{"text": f'He said "no",\nthen left {i}', "label": i % 2} for i in range(60)]
     path.write_bytes(b"\xef\xbb\xbf" + pd.DataFrame(rows).to_csv(index=False).encode())
     assert any("\n" in text for text in load_reviews(str(path))["train"]["text"])
 
@@ -84,9 +84,9 @@ def test_a_review_of_three_megabytes(tmp_path):
 
 def test_limit_is_stratified_and_seeded(tmp_path):
     path = str(write(tmp_path / "mine.csv", GOOD))
-    first, again, other = (load_reviews(path, limit=10, seed=seed) for seed in (1, 1, 2))
-    assert len(first["train"]) == len(first["test"]) == 10
-    assert sum(first["train"]["label"]) == 5
+    first, again, other = (load_reviews(path, limit=40, seed=seed) for seed in (1, 1, 2))
+    assert len(first["train"]) == 40 and len(first["test"]) == 12
+    assert sum(first["train"]["label"]) == 20
     assert first["train"]["text"] == again["train"]["text"] != other["train"]["text"]
 
 
@@ -114,18 +114,23 @@ def test_duplicates_and_leaks_are_found_and_dropped():
 
     splits = DatasetDict(
         {
-            "train": Dataset.from_dict({"text": ["Same!", "new", "same", "Test one", "NEW."], "label": [0] * 5}),
-            "validation": Dataset.from_dict({"text": ["test: ONE", "alone"], "label": [0] * 2}),
-            "test": Dataset.from_dict({"text": ["test one", "other"], "label": [0] * 2}),
+            "train": Dataset.from_dict(
+                {
+                    "text": ["Same!", "new", "same", "Test one", "NEW.", *map(str, range(40))],
+                    "label": [0] * 5 + [0, 1] * 20,
+                }
+            ),
+            "validation": Dataset.from_dict({"text": ["test: ONE", *"klmn"], "label": [0] + [0, 1] * 2}),
+            "test": Dataset.from_dict({"text": ["test one", *"opqr"], "label": [0] + [0, 1] * 2}),
         }
     )
     found = find_duplicates(splits)
     assert found == {"test": [], "validation": [(0, "test")], "train": [(2, "train"), (3, "test"), (4, "train")]}
     kept = drop_rows(splits, found)
     assert [list(kept[name]["text"]) for name in ("train", "validation", "test")] == [
-        ["Same!", "new"],
-        ["alone"],
-        ["test one", "other"],
+        ["Same!", "new", *map(str, range(40))],
+        [*"klmn"],
+        ["test one", *"opqr"],
     ]
 
 
@@ -237,9 +242,9 @@ def test_token_lengths_count_prompt_and_end():
 def test_saving_leaves_the_old_data_when_the_disk_refuses(tmp_path):
     from datasets import load_from_disk
 
-    splits = load_reviews(str(POCKET_REVIEWS), limit=20)
+    splits = load_reviews(str(POCKET_REVIEWS), limit=40)
     folder = save_splits(splits, tmp_path / "data" / "reviews")
-    assert len(load_from_disk(folder)["train"]) == 20
+    assert len(load_from_disk(folder)["train"]) == 40
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CourseError, match="Could not write"):
         save_splits(splits, tmp_path / "file" / "reviews")

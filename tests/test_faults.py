@@ -64,7 +64,7 @@ FILES = {
     "missing file": ("csv", None, "no file .*check the path"),
     "empty file": ("csv", "", "is empty; expected are a text"),
     "only a head": ("csv", "text,label\n", "no reviews, only a head line"),
-    "other columns": ("csv", "review,sentiment\nfine,1\n", "has the columns review, sentiment; expected"),
+    "other columns": ("csv", "opinion,mark\nfine,1\n", "no column 'text'; found are 'opinion', 'mark'"),
     "wrong label": ("csv", "text,label\nfine,maybe\n", "review 1: the label is 'maybe'; expected"),
     "label 2": ("csv", "text,label\nfine,1\npoor,2\n", "review 2: the label is '2'; expected"),
     "empty text": ("csv", "text,label\nfine,1\n,0\n", "review 2: the text is ''; give it a text or take the row out"),
@@ -84,7 +84,7 @@ for name, (ending, content, sentence) in FILES.items():
         load_reviews(world.file(f"mine.{ending}", content))
 
 
-@fault("reviews: a file of another kind", "no CSV, JSON Lines or Parquet file")
+@fault("reviews: a file of another kind", "no CSV, TSV, JSON.*save it as one of them")
 def _(world):
     load_reviews(world.file("mine.xlsx", "x"))
 

@@ -154,7 +154,7 @@ def test_a_quote_that_is_never_closed_costs_what_stands_behind_it_and_no_more(la
 
 
 def test_an_endless_cell_does_not_fill_the_memory(label, monkeypatch):
-    monkeypatch.setattr("finetuning.reviews.LONGEST_CELL", 200_000)
+    monkeypatch.setattr("finetuning.delimited.LONGEST_CELL", 200_000)
     lines, counts, said = label("reviews.csv", 'text\ngood\n"' + "a" * 300_000 + "\nlast\n")
     assert numbers(lines) == [1, 3] and counts == (2, 1) and said_places(said) == [3]
 
@@ -178,16 +178,16 @@ def test_no_text_of_a_review_comes_out(label):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.csv", "review;label\ngood;1\n", "no column 'text'; found are 'review;label'"),
-        ("a.jsonl", '{"review": "good"}\n', "no column 'text'; found are 'review'"),
-        ("a.parquet", pa.table({"review": ["good"]}), "no column 'text'; found are 'review'"),
+        ("a.csv", "opinion;label\ngood;1\n", "no column 'text'; found are 'opinion', 'label'.*TEXT="),
+        ("a.jsonl", '{"opinion": "good"}\n', "no column 'text'; found are 'opinion'"),
+        ("a.parquet", pa.table({"opinion": ["good"]}), "no column 'text'; found are 'opinion'"),
         ("a.parquet", pa.table({"text": [1, 2]}), "int64 values; expected are texts"),
         ("a.parquet", "no parquet at all", "cannot be read"),
         ("a.csv", "", "is empty"),
         ("a.csv", "text\n", "holds no reviews"),
         ("a.jsonl", "\n", "holds no reviews"),
-        ("a.csv", "text\ngood\n".encode("utf-16"), "save it as UTF-8"),
-        ("a.txt", "text\ngood\n", "no CSV, JSON Lines or Parquet file"),
+        ("a.csv", "text\ngood\n".encode("utf-16-le"), "save it as UTF-8"),
+        ("a.xls", "text\ngood\n", "no CSV, TSV, JSON.*save it as one of them"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_read_at_all_is_answered_in_one_sentence(name, content, sentence, label):

@@ -31,8 +31,11 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="execute the lessons and write results.json and report.html")
     run.add_argument("--profile", default="pocket", help="what to run (default: %(default)s)")
-    own = "your own reviews: a CSV, JSON Lines or Parquet file, a folder of them, or a Hub id"
+    own = "your own reviews: a CSV, JSON or Parquet file, a folder of them, or a Hub id"
     run.add_argument("--reviews", default="", help=own)
+    run.add_argument("--text", default="", help="the column of the texts, where it has no usual name")
+    run.add_argument("--label", default="", help="the column of the labels, where it has no usual name")
+    run.add_argument("--rating", default="", help="labels are ratings: as 4,7, up to 4 negative and from 7 positive")
     run.add_argument("--base-model", default="", help="another T5: a folder or a Hub id")
     run.add_argument("--limit", type=int, default=0, help="at most so many training and test reviews (0: all)")
     run.add_argument("--seed", type=int, default=1)
@@ -43,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="label a file of reviews with a run's model; writes CSV")
     predict.add_argument("--run", default="pocket", help="the run whose model answers (default: %(default)s)")
-    file = "CSV, JSON Lines or Parquet with a column 'text'; '-' for CSV from standard input"
+    predict.add_argument("--text", default="", help="the column of the texts, where it has no usual name")
+    file = "CSV, TSV, JSON, Parquet or Arrow; '-' for CSV from standard input"
     predict.add_argument("file", help=file)
     predict.set_defaults(do=_predict, when_stopped="the predictions so far are written")
 
@@ -68,9 +72,10 @@ def _run(given: argparse.Namespace) -> int:
     from finetuning.course.runner import chosen_lessons, run_course
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end by another program: as by Ctrl-C
+    columns = {name: vars(given).pop(name) for name in ("text", "label", "rating")}
     own = ("command", "do", "when_stopped")
     options = {option: value for option, value in vars(given).items() if option not in own}
-    run_course(**options | {"lessons": chosen_lessons(given.lessons)})
+    run_course(**options | {"columns": columns, "lessons": chosen_lessons(given.lessons)})
     return 0
 
 
@@ -79,10 +84,12 @@ def _predict(given: argparse.Namespace) -> int:
     from finetuning.shipping.usage import shipped_folder
 
     try:
-        written, skipped = predict_file(given.file, shipped_folder(given.run), sys.stdout)
-    except BrokenPipeError:  # whoever reads the predictions has seen enough, as in ``| head``
+        written, skipped = predict_file(given.file, shipped_folder(given.run), sys.stdout, given.text)
+    except OSError as error:  # standard output takes no more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):  # whoever reads the predictions has seen enough, as in ``| head``
+            return 1
+        raise CourseError(f"The predictions could not be written: {error.strerror}; free some space.") from error
     if skipped:
         raise CourseError(
             f"Skipped {skipped:,} of {written + skipped:,} reviews, each named above; labelled the other {written:,}."

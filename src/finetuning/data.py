@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetuning.errors import CourseError, hub_error
+from finetuning.errors import CourseError
 from finetuning.files import sealed_aside
-from finetuning.reviews import FORMATS, not_utf8, open_reviews
+from finetuning.profiles import FOUND, Columns
+from finetuning.reviews import LABEL, TEXT, need_column
+from finetuning.sources import EXPECTED, LABELS, read_place
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "negative": 0, "positive": 1, "neg": 0, "pos": 1}
-EXPECTED = "expected are a text in column 'text' and 0/1, negative/positive or neg/pos in column 'label'"
+RATING = ("stars", "star", "starrating", "rating", "score", "overall")  # columns that hold ratings, unless 0 and 1
+LEAST = 5  # reviews of each label to learn from, and HELD to choose by and to measure on
+HELD = 2
+IN_ALL = 34  # reviews to learn from: an epoch of less than two batches is none
 LONGEST = 100_000  # characters; what follows in a longer text is cut when it is cleaned
 
 
@@ -29,103 +33,104 @@ def clean_text(text: str) -> str:
     return re.sub(r"\s+", " ", html.unescape(text)).strip()
 
 
-def load_reviews(place: str, revision: str | None = None, *, limit: int = 0, seed: int = 1) -> DatasetDict:
+def load_reviews(
+    place: str, revision: str | None = None, *, limit: int = 0, seed: int = 1, columns: Columns = FOUND
+) -> DatasetDict:
     """Reviews as a DatasetDict with ``train``, ``test`` and, where the source has one, ``validation``.
 
-    ``place`` is a CSV, JSON Lines or Parquet file, a folder with ``train`` and ``test`` files of these kinds, or a Hub
-    id (``revision`` pins it). Columns ``text`` (str) and ``label`` (0 negative, 1 positive); further columns are kept.
-    A single file is split 80/20 into train and test. ``limit`` caps train and test each, stratified by label.
-    Raises CourseError, naming the place, what was found and what is expected. Used in lesson 01.
+    ``place`` is a file (CSV and its kin, JSON, Parquet, Arrow), a folder with ``train`` and ``test`` files of these
+    kinds, or with folders of text files by class, or one by ``save_to_disk``, or a Hub id (``revision`` pins it).
+    Columns ``text`` (str) and ``label`` (0 negative, 1 positive), found by ``columns`` or their usual names; further
+    columns are kept. A single file is split 80/20 into train and test. ``limit`` caps train and test each, stratified
+    by label. Raises CourseError, naming the place, what was found and what is expected. Used in lesson 01.
     """
-    path = Path(place)
-    if path.is_dir():
-        splits = {name: _read_file(file) for name, file in _split_files(path).items()}
-    elif path.exists() or path.suffix in FORMATS:
-        splits = {"train": _read_file(path)}
-    else:
-        splits = _read_hub(place, revision)
     from datasets import DatasetDict
 
-    splits = DatasetDict({name: _checked(split, f"{place} ({name})") for name, split in splits.items()})
+    found = read_place(place, revision, columns)
+    splits = DatasetDict(_with_labels(place, found, columns))
     whole = "test" in splits
     for name, split in splits.items():
-        _check_classes(split, f"{place} ({name})", 2 if name != "train" else 5 if whole else 10)
+        _check_classes(split, f"{place} ({name})", HELD if name != "train" else LEAST if whole else 2 * LEAST)
     if not whole:
         splits = split_off(splits, "test", 0.2, seed)
     if limit:
-        for name, size in (("train", limit), ("test", limit), ("validation", max(2, limit // 5))):
+        for name, size in (("train", limit), ("test", limit), ("validation", max(2 * HELD, limit // 5))):
             if name in splits:
-                splits[name] = take(splits[name], size, seed)
+                splits[name] = take(splits[name], size, seed, HELD)
+                _check_split(splits[name], f"Cut to LIMIT={limit}, {place} ({name})", name)
+    _check_split(splits["train"], f"{place} (train)", "train")
     return splits
 
 
-def _split_files(folder: Path) -> dict[str, Path]:
-    files = {}
-    for name in ("train", "validation", "test"):
-        if candidates := sorted(file for file in folder.glob(f"{name}*") if file.suffix in FORMATS):
-            files[name] = candidates[0]
-    if "train" not in files:
-        kinds = ", ".join(f"train{suffix}" for suffix in FORMATS)
-        names = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
-        raise CourseError(f"{folder} holds {names}; expected is a file of training reviews there ({kinds}).")
-    return files
+def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> dict[str, Dataset]:
+    """The splits with a text in ``text`` and 0 or 1 in ``label``, or a sentence on the first row that has neither."""
+    from datasets import Dataset, concatenate_datasets
+
+    chosen, words = {}, {}
+    for name, split in splits.items():
+        text = need_column(f"{place} ({name})", split.column_names, TEXT, columns.text)
+        label = need_column(f"{place} ({name})", [c for c in split.column_names if c != text], LABEL, columns.label)
+        chosen[name], words[name] = (text, label), _label_words(split, label)
+    numbers, rule = _label_rule({word for some in words.values() for word in some}, label, columns.rating)
+    labelled, between = {}, 0
+    for name, split in splits.items():
+        text, label = chosen[name]
+        texts, labels, kept = split[text][:], [], []
+        for row, (review, word) in enumerate(zip(texts, words[name], strict=True)):
+            where = f"{place} ({name}), review {row + 1}"
+            if word not in numbers:
+                raise CourseError(f"{where}: the label is {repr(word[:40]) if word else 'missing'}; {EXPECTED}.")
+            if numbers[word] is None:
+                between += 1
+                continue
+            if not isinstance(review, str) or not review.strip():
+                raise CourseError(f"{where}: the text is {review!r}; give it a text or take the row out.")
+            labels.append(numbers[word])
+            kept.append(row)
+        gone = {text, label, "text", "label", "input_ids", "attention_mask", "labels"} & {*split.column_names}
+        rest = (split.select(kept) if len(kept) < len(split) else split).remove_columns(sorted(gone))
+        own = Dataset.from_dict({"text": [texts[row] for row in kept], "label": labels})
+        labelled[name] = concatenate_datasets([own, rest], axis=1) if rest.column_names else own
+    if (text, label) != ("text", "label") or rule:
+        rule = f"; {rule}, {between:,} between are left out (RATING=low,high sets this)" if rule else ""
+        print(f"text from column {text!r}, label from {label!r}{rule}")
+    return labelled
 
 
-def _read_file(path: Path) -> Dataset:
-    """A file as a Dataset. Raises CourseError on the first row that cannot be read."""
-    from datasets import Dataset
-
-    if path.is_file() and not path.stat().st_size:
-        raise CourseError(f"{path} is empty; {EXPECTED}.")
-    rows = []
-    for row in open_reviews(path).rows:
-        bad = [column for column, cell in row.cells.items() if isinstance(cell, str) and not_utf8(cell)]
-        if row.problem or bad:
-            problem = row.problem or f"not UTF-8 text in the column {bad[0]!r}; save it as UTF-8"
-            raise CourseError(f"{path}, {row.place}: {problem}.")
-        rows.append(row.cells)
-    if not rows:
-        raise CourseError(f"{path} has no reviews, only a head line; {EXPECTED}.")
-    try:
-        return Dataset.from_dict({column: [row.get(column) for row in rows] for column in rows[0]})
-    except (ValueError, TypeError) as error:  # a column of JSON Lines that holds now this, now that
-        raise CourseError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+def _label_words(split: Dataset, column: str) -> list[str]:
+    """The labels as words in small letters, those of a class label by their names."""
+    feature, values = split.features[column], split[column][:]
+    names = dict(enumerate(getattr(feature, "names", None) or ()))
+    return ["" if value is None else str(names.get(value, value)).strip().lower() for value in values]
 
 
-def _read_hub(place: str, revision: str | None) -> dict[str, Dataset]:
-    """A data set of the Hub by its id; one sentence when it cannot be reached."""
-    from datasets import load_dataset
+def _label_rule(words: set[str], column: str, rating: str) -> tuple[dict[str, int | None], str]:
+    """For each label word 0, 1 or None (left out), and the rule in words where they are ratings.
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
-        raise CourseError(
-            f"{place!r} is neither a file, a folder nor a Hub id such as stanfordnlp/imdb; check what was given "
-            "as reviews."
-        )
-    try:
-        splits = load_dataset(place, revision=revision)
-    except Exception as error:  # the libraries below raise a dozen kinds of errors for a network that is not there
-        raise hub_error("data set", place, error, instead="REVIEWS") from error
-    return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
-
-
-def _checked(split: Dataset, where: str) -> Dataset:
-    """The split with texts and 0/1 labels, or a sentence on the first row that has neither."""
-    missing = [column for column in ("text", "label") if column not in split.column_names]
-    if missing:
-        raise CourseError(f"{where} has the columns {', '.join(map(str, split.column_names))}; {EXPECTED}.")
-    labels = []
-    for number, (text, label) in enumerate(zip(split["text"], split["label"], strict=True), 1):
-        if not isinstance(text, str) or not text.strip():
-            raise CourseError(f"{where}, review {number}: the text is {text!r}; give it a text or take the row out.")
-        word = str(label).strip().lower()
-        if word not in LABELS:
-            raise CourseError(f"{where}, review {number}: the label is {label!r}; {EXPECTED}.")
-        labels.append(LABELS[word])
-    return split.remove_columns("label").add_column("label", labels)
+    Words that cannot be understood are missing. As in IMDb's own labels, up to 4 of 10 is negative and from 7 positive;
+    of five stars it is up to 2 and from 4; ``rating`` names two other numbers.
+    """
+    found = {word: re.fullmatch(r"(-?\d+(?:\.\d+)?)( ?stars?)?", word) for word in words}
+    values = {word: float(number[1]) for word, number in found.items() if number}
+    given = set(values.values())
+    if rating:
+        low, high = map(float, rating.split(","))
+    elif words <= LABELS.keys() or not given:
+        return dict(LABELS), ""
+    elif given == {-1, 1}:
+        return {word: int(value > 0) for word, value in values.items()}, ""
+    else:
+        stars = any("star" in word for word in words) or re.sub(r"[\W_]", "", column).lower() in RATING
+        five, ten = 4 <= max(given) <= 5 and min(given) >= 5 - max(given), 5 < max(given) <= 10 and min(given) >= 0
+        if not stars or not (five or ten):
+            return dict(LABELS), ""
+        low, high = (2.0, 4.0) if five else (4.0, 7.0)
+    labels = {word: 0 if value <= low else 1 if value >= high else None for word, value in values.items()}
+    return labels, f"up to {low:g} is negative, from {high:g} positive"
 
 
 def _check_classes(split: Dataset, where: str, needed: int) -> None:
-    counts = np.bincount(split["label"], minlength=2)
+    counts = np.bincount(np.array(split["label"][:], dtype=int), minlength=2)
     if counts.min() < needed:
         raise CourseError(
             f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; at least {needed} of each are "
@@ -133,25 +138,45 @@ def _check_classes(split: Dataset, where: str, needed: int) -> None:
         )
 
 
-def take(split: Dataset, size: int, seed: int) -> Dataset:
-    """At most ``size`` reviews, stratified by label and drawn with a seed, in a shuffled order."""
+def _check_split(split: Dataset, where: str, name: str) -> None:
+    _check_classes(split, where, LEAST if name == "train" else HELD)
+    if name == "train" and len(split) < IN_ALL:
+        raise CourseError(f"{where} holds {len(split)} reviews; at least {IN_ALL} are needed to learn from.")
+
+
+def take(split: Dataset, size: int, seed: int, least: int = 0) -> Dataset:
+    """At most ``size`` reviews, stratified by label and drawn with a seed, in a shuffled order.
+
+    Of each label at least so many as there are, up to ``least``.
+    """
     if len(split) <= size:
         return split.shuffle(seed=seed)
-    labels, rng = np.array(split["label"]), np.random.default_rng(seed)
-    positive = round(size * labels.mean())
-    counts = enumerate((size - positive, positive))
-    rows = [rng.choice(np.flatnonzero(labels == label), count, replace=False) for label, count in counts]
-    return split.select(rng.permutation(np.concatenate(rows)))
+    return split.select(_draw(np.array(split["label"]), size, seed, least))
+
+
+def _draw(labels: np.ndarray, size: int, seed: int, least: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    fewest = [min(least, int((labels == label).sum())) for label in (0, 1)]
+    positive = min(max(round(size * labels.mean()), fewest[1]), size - fewest[0])
+    rows = [
+        rng.choice(np.flatnonzero(labels == label), count, replace=False)
+        for label, count in ((0, size - positive), (1, positive))
+    ]
+    return rng.permutation(np.concatenate(rows))
 
 
 def split_off(splits: DatasetDict, name: str, share: float, seed: int) -> DatasetDict:
-    """Move a stratified share of ``train`` to a split of its own, where a source has no test or validation split."""
+    """Move a stratified share of ``train`` to a split of its own.
+
+    Used where a source has no test or validation split. Raises CourseError where too few of a label are left in train.
+    """
     from datasets import DatasetDict
 
     train = splits["train"]
-    held = take(train.add_column("_row", range(len(train))), max(2, round(len(train) * share)), seed)
-    rest = np.setdiff1d(np.arange(len(train)), held["_row"])
-    return DatasetDict({**splits, "train": train.select(rest), name: held.remove_columns("_row")})
+    held = _draw(np.array(train["label"]), max(2 * HELD, round(len(train) * share)), seed, HELD)
+    rest = train.select(np.setdiff1d(np.arange(len(train)), held))
+    _check_split(rest, f"After the split {name!r} is taken from it, train", "train")
+    return DatasetDict({**splits, "train": rest, name: train.select(held)})
 
 
 def clean(splits: DatasetDict) -> DatasetDict:
@@ -159,27 +184,35 @@ def clean(splits: DatasetDict) -> DatasetDict:
     return splits.map(lambda batch: {"text": [clean_text(text) for text in batch["text"]]}, batched=True)
 
 
+MARKS = re.compile(r"""[.,;:!?…"'‘’“”«»()\[\]_–—。，、！？；：؟،।]|\b-\b|(?<=\s)-+(?=\s)""")
+
+
 def fingerprint(text: str) -> str:
-    """What counts as the same review: the words alone, lower-cased."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    """What counts as the same review: the words alone, lower-cased, without stops, quotes and brackets.
+
+    Other signs (a plus, an emoji, the marks of other scripts) belong to a word; a text of nothing else is taken whole.
+    """
+    lower = text.lower()
+    return " ".join(MARKS.sub(" ", lower).split()) or lower
 
 
 def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, list[tuple[int, str]]]:
     """Rows to drop, so that no review stands twice: a dict of split -> list of (row, split of the copy that stays).
 
     The test split is kept whole but for its own repeats; a review that stands in test as well is dropped from train and
-    validation, because a model that met it in training would be tested on what it remembers. Used in lesson 01.
+    validation, because a model that met it in training would be tested on what it remembers. Texts of other marks and
+    another label are no copies. Tokenized splits are compared by their tokens. Used in lesson 01.
     """
-    home: dict[str, str] = {}
+    home: dict[object, str] = {}
     drop: dict[str, list[tuple[int, str]]] = {}
     for name in (name for name in ("test", "validation", "train") if name in splits):
-        drop[name] = []
-        for row, text in enumerate(splits[name]["text"]):
-            key = fingerprint(text)
-            if key in home:
-                drop[name].append((row, home[key]))
-            else:
-                home[key] = name
+        drop[name], split = [], splits[name]
+        tokens = split["input_ids"][:] if "input_ids" in split.column_names else [None] * len(split)
+        for row, (text, label, ids) in enumerate(zip(split["text"][:], split["label"][:], tokens, strict=True)):
+            keys = [tuple(ids)] if ids else [(fingerprint(text), label), text.lower()]
+            if copy := next((home[key] for key in keys if key in home), None):
+                drop[name].append((row, copy))
+            home |= {key: home.get(key, name) for key in keys}
     return drop
 
 
@@ -212,13 +245,19 @@ def find_near_copies(
 
 
 def drop_rows(splits: DatasetDict, drop: dict[str, list[tuple[int, str]]]) -> DatasetDict:
-    """The splits without the rows that ``find_duplicates`` names."""
+    """The splits without the rows that ``find_duplicates`` names. Raises CourseError where too few are left."""
     from datasets import DatasetDict
 
     kept = {}
     for name, split in splits.items():
         gone = {row for row, _ in drop[name]}
         kept[name] = split.select([row for row in range(len(split)) if row not in gone])
+        same = (
+            "the same text"
+            if "input_ids" not in split.column_names
+            else "the same tokens (of a script that the tokenizer does not know, or cut after one beginning)"
+        )
+        _check_split(kept[name], f"Without {len(gone):,} reviews of {same} as others, {name}", name)
     return DatasetDict(kept)
 
 

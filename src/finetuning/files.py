@@ -41,6 +41,19 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content_digest(place: str, pattern: str) -> str | None:
+    """The SHA-256 of a file, or of a folder's files of the pattern, hidden ones and cards aside; None for neither."""
+    path = Path(place)
+    if not path.is_absolute() or not path.exists():
+        return None
+    if path.is_file():
+        return file_digest(path)
+    files = sorted(
+        file for file in path.glob(pattern) if file.is_file() and file.name[0] != "." and file.suffix != ".md"
+    )
+    return digest({file.relative_to(path).as_posix(): file_digest(file) for file in files})
+
+
 def seal(folder: Path, **notes: Any) -> None:
     """Write the checksums of all files under ``folder`` to its ``sha256.json``, with ``notes`` beside them.
 

@@ -112,6 +112,8 @@ def save_model(
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / "history.json").write_text(json.dumps(log_history))
+        for file in partial.iterdir():  # safetensors lets nobody else read its files
+            file.chmod((partial / "history.json").stat().st_mode)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SEAL).unlink(missing_ok=True)
     for file in sorted(partial.iterdir(), key=lambda file: file.name == SEAL):  # the seal last

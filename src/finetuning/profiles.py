@@ -1,7 +1,11 @@
 """What to run: a profile names everything that differs between a laptop and a cluster."""
 
+import contextlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from finetuning.errors import CourseError
 
@@ -9,6 +13,21 @@ ASSETS = Path(__file__).parent / "assets"
 POCKET_T5 = ASSETS / "pocket_t5"
 POCKET_REVIEWS = ASSETS / "pocket_reviews"
 RAW_REVIEWS = ASSETS / "raw_reviews"
+SMALLEST_LIMIT = 40  # of which a tenth becomes the validation split
+
+
+class Columns(NamedTuple):
+    """Where texts and labels stand in a file of reviews: the columns' names ("": found by themselves).
+
+    ``rating`` is two numbers, as "4,7": up to the first a rating is negative, from the second positive.
+    """
+
+    text: str = ""
+    label: str = ""
+    rating: str = ""
+
+
+FOUND = Columns()
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,7 @@ class Profile:
     device_memory: int
     limit: int = 0  # largest number of training reviews, and of test reviews; 0: all
     seed: int = 1
+    columns: Columns = FOUND
 
 
 def _t5(size: str, revision: str, batch_size: int, learning_rate: float, device_memory: int) -> Profile:
@@ -60,31 +80,55 @@ PROFILES = {
 
 
 def choose(
-    profile: str = "pocket", *, reviews: str = "", base_model: str = "", limit: int = 0, seed: int = 1
+    profile: str = "pocket",
+    *,
+    reviews: str = "",
+    base_model: str = "",
+    limit: int = 0,
+    seed: int = 1,
+    columns: Mapping[str, str] | None = None,
 ) -> Profile:
     """The settings of a run: a profile by name, with your own reviews or another model in place of its own.
 
-    Used at the top of every lesson. ``reviews`` is a file (CSV, JSON Lines, Parquet), a folder of them or a Hub id,
-    ``base_model`` a folder or a Hub id, ``limit`` the largest number of training and of test reviews (0: all).
-    Raises CourseError for an unknown profile and for a limit or seed that is no whole number from 0.
+    Used at the top of every lesson. ``reviews`` is a file (CSV, JSON, Parquet), a folder of them or a Hub id, whose
+    ``columns`` are found by their names or given (a dict of ``Columns``); ``base_model`` is a folder or a Hub id,
+    ``limit`` the largest number of training and of test reviews (0: all). Raises CourseError for what cannot be.
     """
     if profile not in PROFILES:
         raise CourseError(f"There is no profile {profile!r}; choose one of {', '.join(PROFILES)}.")
     for name, value in (("limit", limit), ("seed", seed)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise CourseError(f"{name} must be a whole number from 0 up, not {value!r}.")
-    settings = replace(PROFILES[profile], limit=limit, seed=seed)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
+            raise CourseError(f"{name} must be a whole number from 0 up to 4294967295, not {str(value)[:40]!r}.")
+    if 0 < limit < SMALLEST_LIMIT:
+        raise CourseError(
+            f"limit must be 0 (all reviews) or at least {SMALLEST_LIMIT}, not {limit}: fewer teach nothing."
+        )
+    if unknown := set(columns or {}) - set(Columns._fields):
+        raise CourseError(f"columns has no {', '.join(unknown)}; it names {', '.join(Columns._fields)}.")
+    given = Columns(**columns or {})
+    rating, number = given.rating, r"\s*-?\d+(\.\d+)?\s*"
+    if rating and not (re.fullmatch(f"{number},{number}", rating) and float.__lt__(*map(float, rating.split(",")))):
+        raise CourseError(f"rating must be two numbers, the lower first, as '4,7', not {rating!r}.")
+    settings = replace(PROFILES[profile], limit=limit, seed=seed, columns=given)
     if reviews:
-        settings = replace(settings, reviews=_absolute(reviews), reviews_revision=None)
+        settings = replace(settings, reviews=_absolute(reviews, "reviews"), reviews_revision=None)
     if base_model:
-        settings = replace(settings, model=_absolute(base_model), model_revision=None)
+        settings = replace(settings, model=_absolute(base_model, "base_model"), model_revision=None)
     return settings
 
 
-def _absolute(place: str) -> str:
+def _absolute(place: str, name: str) -> str:
     """A file or folder as an absolute path (notebooks run in a folder of their own); a Hub id as it is."""
-    path = Path(place).expanduser()
-    return str(path.resolve()) if path.exists() else place
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # a name that no file can have, a user who is none
+        path = Path(place).expanduser()
+        if path.exists():
+            return str(path.resolve())
+    hub_id = r"[\w-][\w.-]*/[\w.-]+" if name == "reviews" else r"[\w-][\w.-]*(/[\w.-]+)?"
+    if not re.fullmatch(hub_id, place) or re.search(r"\.(csv|tsv|txt|jsonl?|parquet|arrow|gz)$", place.lower()):
+        raise CourseError(
+            f"There is no file or folder {place[:200]!r}, and it is no Hub id; check what was given as {name}."
+        )
+    return place
 
 
 def describe(place: str) -> str:

@@ -1,5 +1,6 @@
 """Where a run leaves its files, and ``results.json``, from which everything that shows a number reads it."""
 
+import glob
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from finetuning.errors import CourseError
-from finetuning.files import find_damage, verify_digest, with_digest, write_atomically
+from finetuning.files import content_digest, find_damage, verify_digest, with_digest, write_atomically
 from finetuning.machine import this_machine, versions
 from finetuning.profiles import Profile, describe
 from finetuning.results import ResultRow, Results
@@ -45,8 +46,9 @@ def runs_folder() -> Path:
 
 def run_folder(name: str) -> Path:
     """The folder of a run. Raises CourseError for a name that could lead out of the runs' folder."""
-    if not re.fullmatch(r"[\w][\w.-]*", name):
-        raise CourseError(f"A run's name is made of letters, digits, '.', '_' and '-', not {name!r}.")
+    if not re.fullmatch(r"[\w][\w.-]*", name) or len(name.encode()) > 100:  # what a file's name may hold, and an end
+        allowed = "letters, digits, '.', '_' and '-', at most 100 of them"
+        raise CourseError(f"A run's name is made of {allowed}, not {name[:120]!r}.")
     return runs_folder() / name
 
 
@@ -90,6 +92,10 @@ class Workspace:
     def __init__(self, name: str, settings: Profile) -> None:
         self.name = name
         self.path = run_folder(name)
+        if glob.escape(str(self.path)) != str(self.path):
+            raise CourseError(
+                f"DeepSpeed takes the *, ? or [ in {self.path} for a pattern; set FINETUNING_RUNS elsewhere."
+            )
         self.settings = settings
         self.data, self.models = self.path / "data", self.path / "models"
         self.logs, self.notebooks = self.path / "logs", self.path / "notebooks"
@@ -101,18 +107,24 @@ class Workspace:
         """What identifies a run: two runs that differ in any of it must not share a folder."""
         settings = self.settings
         places = {"model": describe(settings.model), "dataset": describe(settings.reviews)}
-        return {"profile": settings.name, **places, "limit": settings.limit, "seed": settings.seed}
+        read = {
+            "model_digest": content_digest(settings.model, "*") or settings.model_revision,
+            "dataset_digest": content_digest(settings.reviews, "**/*") or settings.reviews_revision,
+            "columns": list(settings.columns),
+        }
+        return {"profile": settings.name, **places, **read, "limit": settings.limit, "seed": settings.seed}
 
     def _check_settings(self) -> None:
         if not self.results_file.exists():
             return
         kept = self.results().run
         for key, value in self._about().items():
-            if kept.get(key) != value:
-                raise CourseError(
-                    f"{self.path} holds a run with {key} {kept.get(key)!r}, not {value!r}; "
-                    f"give this run a name of its own (RUN=...) or start over (FRESH=1)."
-                )
+            if kept.get(key, value) != value:
+                what = f"{key} {kept[key]!r}, not {value!r}"
+                if key.endswith("_digest"):
+                    what = f"another {key.removesuffix('_digest')} of this name, or it has been edited since"
+                way = "give this run a name of its own (RUN=...) or start over (FRESH=1)."
+                raise CourseError(f"{self.path} holds a run with {what}; {way}")
 
     def results(self) -> Results:
         """What the run's ``results.json`` holds; where there is none yet, the run's settings and machine and no row."""

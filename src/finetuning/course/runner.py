@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, s
 
 def run_course(
     profile: str = "pocket", *, reviews: str = "", base_model: str = "", limit: int = 0, seed: int = 1, name: str = "",
-    fresh: bool = False, lessons: Sequence[str] = LESSONS,
+    fresh: bool = False, columns: Mapping[str, str] | None = None, lessons: Sequence[str] = LESSONS,
 ) -> Workspace:  # fmt: skip
     """Execute the lessons with papermill and write ``report.html``; returns the workspace.
 
@@ -41,13 +41,14 @@ def run_course(
     changed since. A failing cell raises CourseError with the lesson, the cell and the error; the partly executed
     notebook stays. So does a second run in the same folder.
     """
-    settings = choose(profile, reviews=reviews, base_model=base_model, limit=limit, seed=seed)
+    settings = choose(profile, reviews=reviews, base_model=base_model, limit=limit, seed=seed, columns=columns)
     name = name or profile
     sources = {lesson: home() / "notebooks" / f"{lesson}.ipynb" for lesson in lessons}
     for source in sources.values():
         if not source.exists():
             raise CourseError(f"{source} is missing; run this from a clone of the course.")
     parameters = {"profile": profile, "limit": limit, "seed": seed, "run": name}
+    parameters["own_columns"] = {key: value for key, value in (columns or {}).items() if value}
     parameters |= {"reviews": reviews and settings.reviews, "base_model": base_model and settings.model}
     with only_run(name):
         if not fresh:
@@ -55,7 +56,7 @@ def run_course(
         # From the first lesson on that is not done, all are run: each builds on the ones before.
         todo = list(dropwhile(lambda lesson: not fresh and _done(name, sources[lesson]), lessons))
         if todo and Path(settings.reviews).exists():  # a wrong file is better said now than after a lesson
-            load_reviews(settings.reviews, limit=limit, seed=seed)
+            load_reviews(settings.reviews, limit=limit, seed=seed, columns=settings.columns)
         if fresh:
             shutil.rmtree(run_folder(name), ignore_errors=True)
         workspace = Workspace(name, settings)
@@ -91,8 +92,8 @@ def only_run(name: str) -> Iterator[None]:
     """
     lock = FileLock(run_folder(name).with_name(f".{name}.lock"))
     holder = run_folder(name).with_name(f".{name}.pid")
-    holder.parent.mkdir(parents=True, exist_ok=True)
     try:
+        holder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
         number = holder.read_text() if holder.exists() else "unknown"
@@ -100,6 +101,9 @@ def only_run(name: str) -> Iterator[None]:
             f"Another run (process {number}) works in {run_folder(name)}; wait for its end, "
             "stop it, or give this one a name of its own (RUN=...)."
         ) from error
+    except OSError as error:
+        way = "set FINETUNING_RUNS to a folder of your own."
+        raise CourseError(f"Nothing can be written to {holder.parent} ({error.strerror}); {way}") from error
     try:
         write_atomically(holder, str(os.getpid()))
         yield

@@ -61,7 +61,15 @@ def jobs_as_json(jobs: list[TrainingJob]) -> str:
 
 
 def read_jobs(file: Path) -> list[TrainingJob]:
-    """The trainings in a JSON file, which holds one or a list of them."""
-    content = json.loads(file.read_text())
-    trainings = content if isinstance(content, list) else [content]
-    return [TrainingJob(**(values | {"settings": Profile(**values["settings"])})) for values in trainings]
+    """The trainings in a JSON file, which holds one or a list of them. Raises CourseError where it holds none."""
+    try:
+        content = json.loads(file.read_text())
+        trainings = content if isinstance(content, list) else [content]
+        jobs = [TrainingJob(**(values | {"settings": Profile(**values["settings"])})) for values in trainings]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CourseError(
+            f"{file} holds no training ({error}); lesson 04 writes such files to a run's logs/."
+        ) from error
+    if not jobs:
+        raise CourseError(f"{file} holds an empty list, no training.")
+    return jobs

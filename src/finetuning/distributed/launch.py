@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from finetuning.distributed.jobs import TrainingJob, jobs_as_json, training_job
+from finetuning.distributed.zero import check_locks
 from finetuning.errors import CourseError, way_out
 from finetuning.files import write_atomically
 from finetuning.machine import usable_cores
@@ -47,6 +48,8 @@ def run(
     """
     several = isinstance(jobs, list)
     jobs = jobs if isinstance(jobs, list) else [jobs]
+    if any(job.deepspeed for job in jobs):
+        check_locks()
     if several and _gpus():  # processes that have touched a GPU cannot be copied, so each training pays its own start
         return [run(job, ranks=ranks, launcher=launcher, port=port, limit=limit) for job in jobs]
     for job in jobs:
@@ -217,11 +220,11 @@ def universal_checkpoint(job: TrainingJob) -> TrainingJob:
     tag = (checkpoint / "latest").read_text().strip()
     settings = json.loads(Path(job.deepspeed).read_text())
     program = ["-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
-    words = [sys.executable, *program, "--input_folder", str(checkpoint / tag)]
-    words += ["--output_folder", str(checkpoint / f"{tag}_universal")]
+    words = [sys.executable, *program, "--input_folder", tag, "--output_folder", f"{tag}_universal"]
     if settings["zero_optimization"]["stage"] < 3:  # the Trainer makes the optimizer; DeepSpeed wants to be told
         words.append("--inject_missing_state")
-    done = subprocess.run(words, env=_environment(1), capture_output=True, text=True)
+    # In the checkpoint's folder, for it takes a path for a pattern, and brackets in one would match nothing.
+    done = subprocess.run(words, cwd=checkpoint, env=_environment(1), capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise CourseError(f"The checkpoint {checkpoint} could not be turned into a universal one: {reason}")

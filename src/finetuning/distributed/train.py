@@ -19,10 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from finetuning.distributed import progress
 from finetuning.distributed.jobs import TrainingJob, read_jobs
 from finetuning.distributed.memory import innermost
 from finetuning.distributed.zero import built_cpu_adam, import_deepspeed
+from finetuning.errors import CourseError
 from finetuning.files import write_atomically
 from finetuning.labels import score_labels
 from finetuning.machine import peak_memory
@@ -111,6 +114,9 @@ def _trainer(
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer
 
     rows = load_from_disk(job.reviews)["train"].select_columns(["input_ids", "labels"])
+    # Repeated until one epoch holds all steps: at the end of an epoch the batches would depend on the number of ranks.
+    needed = job.steps * job.micro_batch * job.accumulation * args.world_size
+    rows = rows.select(np.resize(np.arange(len(rows)), max(needed, len(rows))))
     if job.tokens:
         rows = rows.with_transform(lambda some: some | {"input_ids": [ids[: job.tokens] for ids in some["input_ids"]]})
     offloads = job.deepspeed and "offload_optimizer" in Path(job.deepspeed).read_text()
@@ -230,4 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except CourseError as error:
+        sys.exit(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -66,6 +67,31 @@ def check_configuration(path: Path) -> None:
             )
 
 
+def extensions() -> Path:
+    """PyTorch's folder of the operators that were built on this machine."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+
+
+def check_locks() -> None:
+    """Raise CourseError where a killed build of an operator has left its lock, on which the next start would wait.
+
+    The lock of a build that still runs is open in its process.
+    """
+    import psutil
+
+    held: set[str] = set()
+    for lock in sorted(extensions().rglob("lock")):
+        for process in () if held else psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                held |= {file.path for file in process.open_files()}
+        if str(lock.resolve()) not in held and lock.exists():
+            raise CourseError(
+                f"A build that was killed has left {lock}, on which every start would wait; delete that file."
+            )
+
+
 def built_cpu_adam() -> type | None:
     """DeepSpeed's own Adam for the CPU where it is there without compiling, else None.
 
@@ -73,10 +99,8 @@ def built_cpu_adam() -> type | None:
     """
     import_deepspeed()
     from deepspeed.git_version_info import installed_ops
-    from torch.utils.cpp_extension import get_default_build_root
 
-    built = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()).rglob("cpu_adam.so")
-    if not installed_ops.get("cpu_adam") and not any(built):
+    if not installed_ops.get("cpu_adam") and not any(extensions().rglob("cpu_adam.so")):
         return None
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 

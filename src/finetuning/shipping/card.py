@@ -41,7 +41,6 @@ def model_card(
         language="en",
         license="apache-2.0" if model.startswith(OPEN_MODELS) else None,
         library_name="transformers",
-        pipeline_tag="text-classification",
         tags=["t5", "sentiment-analysis"],
         base_model=model if _is_hub_id(model) else None,
         datasets=[data] if _is_hub_id(data) else None,

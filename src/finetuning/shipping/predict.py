@@ -16,26 +16,26 @@ import numpy as np
 from finetuning.data import clean_text
 from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, score_labels
-from finetuning.reviews import Row, not_utf8, open_reviews
+from finetuning.reviews import TEXT, Row, not_utf8, open_reviews
 from finetuning.shipping.usage import load_shipped, read_usage
 
-COLUMN = "text"
 HEAD = ("row", "label", "probability_positive")
 CHUNK_REVIEWS, CHUNK_CHARACTERS = 2048, 4_000_000  # a chunk is full with either; smaller ones would mean more padding
 GROUP = 512  # reviews scored at a time
 EVERY = 30  # seconds between two lines of progress where there is no terminal to draw a bar on
 
 
-def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
+def predict_file(path: str, folder: Path, output: TextIO, column: str = "") -> tuple[int, int]:
     """Write a line of CSV to ``output`` for each good review of a file; returns the counts (written, skipped).
 
-    ``path`` is a CSV, JSON Lines or Parquet file with a column ``text``, or ``-`` for CSV from standard input;
-    ``folder`` is a saved model (``usage.save_usage``). The lines keep the file's order: ``row`` counts its reviews from
-    1, ``label`` is a label word, ``probability_positive`` the model's probability of the positive one. A review that
-    cannot be read is named on standard error and skipped. Raises CourseError for a file that cannot be read at all.
+    ``path`` is a file that ``reviews.open_reviews`` reads, or ``-`` for CSV from standard input; ``folder`` is a saved
+    model (``usage.save_usage``); ``column`` names the texts, where they have no usual name. The lines keep the file's
+    order: ``row`` counts its reviews from 1, ``label`` is a label word, ``probability_positive`` the probability of the
+    positive one. A review that cannot be read is named on standard error and skipped. Raises CourseError for a
+    file that cannot be read at all.
     """
     read_usage(folder)  # said now rather than after the libraries are loaded
-    rows, share = open_reviews(path, column=COLUMN)
+    rows, share, column = open_reviews(path, text=column, only_text=True)
     first = next(rows, None)
     if first is None:
         raise CourseError(f"{_name(path)} holds no reviews.")
@@ -44,7 +44,9 @@ def predict_file(path: str, folder: Path, output: TextIO) -> tuple[int, int]:
     table.writerow(HEAD)
     written = skipped = 0
     with Progress() as progress:
-        for texts, problems in _chunks(chain([first], rows)):
+        if column != TEXT[0]:
+            progress.say(f"text from column {column!r}")
+        for texts, problems in _chunks(chain([first], rows), column):
             for place, problem in problems:
                 progress.say(f"{_name(path)}, {place}: {problem}; skipped")
             written, skipped = written + len(texts), skipped + len(problems)
@@ -104,13 +106,13 @@ def _by_length(texts: dict[int, str]) -> list[list[int]]:
     return [order[start : start + GROUP] for start in range(0, len(order), GROUP)]
 
 
-def _chunks(rows: Iterable[Row]) -> Iterator[tuple[dict[int, str], list[tuple[str, str]]]]:
+def _chunks(rows: Iterable[Row], column: str) -> Iterator[tuple[dict[int, str], list[tuple[str, str]]]]:
     """Rows gathered to chunks: a dict of row number -> cleaned text, and of the bad ones (place, what is wrong)."""
     texts: dict[int, str] = {}
     problems: list[tuple[str, str]] = []
     characters = 0
     for number, row in enumerate(rows, 1):
-        text, problem = _cleaned(row)
+        text, problem = _cleaned(row, column)
         if problem:
             problems.append((row.place, problem))
         else:
@@ -123,9 +125,9 @@ def _chunks(rows: Iterable[Row]) -> Iterator[tuple[dict[int, str], list[tuple[st
         yield texts, problems
 
 
-def _cleaned(row: Row) -> tuple[str, str]:
+def _cleaned(row: Row, column: str) -> tuple[str, str]:
     """The row's text, cleaned as for training, or "" and what is wrong with it."""
-    text = row.cells.get(COLUMN)
+    text = row.cells.get(column)
     if row.problem:
         return "", row.problem
     if not isinstance(text, str):

@@ -1,0 +1,178 @@
+"""Where reviews come from: a file, a folder in one of the usual layouts, or the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetuning.errors import CourseError, hub_error
+from finetuning.profiles import Columns
+from finetuning.reviews import FORMATS, LABEL, find_column, kind, not_utf8, open_reviews
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+LABELS = {
+    "0": 0, "1": 1, "0.0": 0, "1.0": 1, "negative": 0, "positive": 1, "neg": 0, "pos": 1, "false": 0, "true": 1,
+}  # fmt: skip
+EXPECTED = (
+    "expected are a text in column 'text' and 0/1, negative/positive, neg/pos or True/False in column 'label'; "
+    "columns of other names are given by TEXT= and LABEL=, ratings by RATING=low,high"
+)
+SPLITS = {
+    "train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "testing"),
+}  # fmt: skip
+
+
+def read_place(place: str, revision: str | None, columns: Columns) -> dict[str, Dataset]:
+    """The splits of a file, a folder or a data set of the Hub, as they are."""
+    path = Path(place)
+    if not path.is_dir():
+        if path.exists() or kind(path):
+            return {"train": _read_files([path], columns.text, columns.label)}
+        return _read_hub(place, revision)
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return _saved(path)
+    if any(_classes(folder) for folder in (path, path / "train")):
+        folders = {name: path / name for name in SPLITS if _classes(path / name)} or {"train": path}
+        return {name: _read_classes(folder) for name, folder in folders.items()}
+    return {name: _read_files(files, columns.text, columns.label) for name, files in split_files(path).items()}
+
+
+def _saved(folder: Path) -> dict[str, Dataset]:
+    """What ``save_to_disk`` has written."""
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        saved = load_from_disk(str(folder))
+    except Exception as error:  # pyarrow's, json's and datasets' own
+        raise CourseError(f"{folder} holds no whole data set ({str(error).splitlines()[0]}); save it again.") from error
+    return _known_splits(saved if isinstance(saved, DatasetDict) else {"train": saved}, folder)
+
+
+def _known_splits(splits: Mapping[str, Dataset], place: object) -> dict[str, Dataset]:
+    known = {name: splits[one] for name, names in SPLITS.items() for one in names[::-1] if one in splits}
+    if "train" not in known:
+        raise CourseError(f"{place} has the splits {', '.join(splits)}; expected is one named 'train'.")
+    return known
+
+
+def _classes(folder: Path) -> dict[str, Path]:
+    """The folders of text files by class: a dict of label word -> folder."""
+    inside = folder.iterdir() if folder.is_dir() else ()
+    return {one.name.lower(): one for one in inside if one.name.lower() in LABELS and any(one.glob("*.txt"))}
+
+
+def _read_classes(folder: Path) -> Dataset:
+    from datasets import Dataset
+
+    rows: dict[str, list] = {"text": [], "label": []}
+    for word, inside in sorted(_classes(folder).items()):
+        for file in sorted(inside.glob("*.txt")):
+            try:
+                rows["text"].append(file.read_text(encoding="utf-8-sig"))
+            except (OSError, UnicodeDecodeError) as error:
+                raise CourseError(f"{file} cannot be read ({error}); save it as UTF-8.") from error
+            rows["label"].append(word)
+    others = sorted(one.name for one in folder.iterdir() if one.is_dir() and one.name.lower() not in LABELS)
+    if others:
+        print(f"{folder}: not read are the folders {', '.join(others)}, whose names are no labels")
+    return Dataset.from_dict(rows)
+
+
+def split_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split of a folder, or of its folder ``data``: ``train.csv``, or shards as the Hub names them.
+
+    Raises CourseError where there are none for training, or where more than one could be meant.
+    """
+    files: dict[str, list[Path]] = {}
+    inside = sorted(file for file in folder.iterdir() if kind(file) and not file.name.startswith("."))
+    for name, names in SPLITS.items():
+        exact = [file for file in inside if file.name.lower().split(".")[0] in names]
+        shards = [file for file in inside if re.match(rf"({'|'.join(names)})-\d+-of-\d+\.", file.name)]
+        near = [file for file in inside if re.match(rf"({'|'.join(names)})(?![a-z])", file.name.lower())]
+        near = [file for file in near if file not in (*exact, *shards)]
+        if (several := exact or shards or near) and (exact or not shards) and len(several) > 1:
+            shown = ", ".join(file.name for file in several[:5])
+            raise CourseError(
+                f"{folder} holds {shown}, and one file of the split {name!r} is expected; leave one there."
+            )
+        if not several:
+            continue
+        if several is shards and len(shards) != int(re.findall(r"\d+", shards[0].name)[1]):
+            raise CourseError(
+                f"{folder} holds {len(shards)} of the shards of {name!r}; all of {shards[0].name} are needed."
+            )
+        files[name] = several
+        if others := [file.name for file in inside if file in (*shards, *near) and file not in several]:
+            print(f"{folder}: read is {several[0].name}, not {', '.join(others[:5])}")
+    if "train" in files:
+        return files
+    if (folder / "data").is_dir():
+        return split_files(folder / "data")
+    kinds = ", ".join(f"train{suffix}" for suffix in FORMATS)
+    held = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
+    raise CourseError(
+        f"{folder} holds {held}; expected is a file of training reviews there ({kinds}), or the folders train/pos and "
+        "train/neg with a text file for each review."
+    )
+
+
+def _read_files(paths: list[Path], text: str, label: str) -> Dataset:
+    """One file or its shards as a Dataset. Raises CourseError on the first row that cannot be read."""
+    from datasets import Dataset
+
+    rows = []
+    for path in paths:
+        file = open_reviews(path, text=text)
+        for row in file.rows:
+            bad = [column for column, cell in row.cells.items() if isinstance(cell, str) and not_utf8(cell)]
+            if row.problem or bad:
+                problem = row.problem or f"not UTF-8 text in the column {bad[0]!r}; save it as UTF-8"
+                raise CourseError(f"{path}, {row.place}: {problem}.")
+            rows.append(row.cells)
+    if not rows:
+        raise CourseError(f"{path} has no reviews, only a head line; {EXPECTED}.")
+    names = list(dict.fromkeys(column for row in rows for column in row))
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    chosen = find_column([name for name in names if name != file.text], LABEL, label)
+    left = [name for name in names if name not in (file.text, chosen) and not _plain(columns[name])]
+    if left:
+        print(f"{path}: left out are the columns {', '.join(map(repr, left[:5]))}, which hold values of several kinds")
+    if chosen:
+        columns[chosen] = [None if value is None else str(value) for value in columns[chosen]]
+    if wrong := next((value for value in columns[file.text] if not isinstance(value, str | None)), None):
+        raise CourseError(
+            f"{path}: {file.text!r} holds {type(wrong).__name__} values; expected is a text for each review, as "
+            "to_json(orient='records', lines=True) of pandas writes them."
+        )
+    return Dataset.from_dict({name: columns[name] for name in names if name not in left})
+
+
+def _plain(values: list) -> bool:
+    """Whether the values of a further column are of one kind, single ones or lists of them."""
+    import pyarrow as pa
+
+    try:
+        kind_of = pa.array(values).type
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError):
+        return False
+    return not pa.types.is_nested(kind_of.value_type if pa.types.is_list(kind_of) else kind_of)
+
+
+def _read_hub(place: str, revision: str | None) -> dict[str, Dataset]:
+    """A data set of the Hub by its id; one sentence when it cannot be reached."""
+    from datasets import load_dataset
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
+        raise CourseError(
+            f"{place!r} is neither a file, a folder nor a Hub id such as stanfordnlp/imdb; check what was given "
+            "as reviews."
+        )
+    try:
+        splits = load_dataset(place, revision=revision)
+    except Exception as error:  # the libraries below raise a dozen kinds of errors for a network that is not there
+        raise hub_error("data set", place, error, instead="REVIEWS") from error
+    return _known_splits(splits, place)
