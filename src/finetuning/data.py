@@ -20,6 +20,7 @@ from finetuning.sources import EXPECTED, LABELS, read_place
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+TOKENS = ("text", "label", "input_ids", "attention_mask", "labels")  # columns that the lessons make
 RATING = ("stars", "star", "starrating", "rating", "score", "overall")  # columns that hold ratings, unless 0 and 1
 LEAST = 5  # reviews of each label to learn from, and HELD to choose by and to measure on
 HELD = 2
@@ -46,18 +47,15 @@ def load_reviews(
     """
     from datasets import DatasetDict
 
-    found = read_place(place, revision, columns)
-    splits = DatasetDict(_with_labels(place, found, columns))
+    splits = DatasetDict(_with_labels(place, read_place(place, revision, columns), columns))
     whole = "test" in splits
     for name, split in splits.items():
         _check_classes(split, f"{place} ({name})", HELD if name != "train" else LEAST if whole else 2 * LEAST)
     if not whole:
         splits = split_off(splits, "test", 0.2, seed)
-    if limit:
-        for name, size in (("train", limit), ("test", limit), ("validation", max(2 * HELD, limit // 5))):
-            if name in splits:
-                splits[name] = take(splits[name], size, seed, HELD)
-                _check_split(splits[name], f"Cut to LIMIT={limit}, {place} ({name})", name)
+    for name in splits if limit else ():
+        splits[name] = take(splits[name], limit if name != "validation" else max(2 * HELD, limit // 5), seed, HELD)
+        _check_split(splits[name], f"Cut to LIMIT={limit}, {place} ({name})", name)
     _check_split(splits["train"], f"{place} (train)", "train")
     return splits
 
@@ -66,31 +64,25 @@ def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> di
     """The splits with a text in ``text`` and 0 or 1 in ``label``, or a sentence on the first row that has neither."""
     from datasets import Dataset, concatenate_datasets
 
-    chosen, words = {}, {}
+    read, labelled, between = {}, {}, 0
     for name, split in splits.items():
-        text = need_column(f"{place} ({name})", split.column_names, TEXT, columns.text)
-        label = need_column(f"{place} ({name})", [c for c in split.column_names if c != text], LABEL, columns.label)
-        chosen[name], words[name] = (text, label), _label_words(split, label)
-    numbers, rule = _label_rule({word for some in words.values() for word in some}, label, columns.rating)
-    labelled, between = {}, 0
-    for name, split in splits.items():
-        text, label = chosen[name]
-        texts, labels, kept = split[text][:], [], []
-        for row, (review, word) in enumerate(zip(texts, words[name], strict=True)):
-            where = f"{place} ({name}), review {row + 1}"
-            if word not in numbers:
-                raise CourseError(f"{where}: the label is {repr(word[:40]) if word else 'missing'}; {EXPECTED}.")
-            if numbers[word] is None:
-                between += 1
-                continue
-            if not isinstance(review, str) or not review.strip():
-                raise CourseError(f"{where}: the text is {review!r}; give it a text or take the row out.")
-            labels.append(numbers[word])
-            kept.append(row)
-        gone = {text, label, "text", "label", "input_ids", "attention_mask", "labels"} & {*split.column_names}
-        rest = (split.select(kept) if len(kept) < len(split) else split).remove_columns(sorted(gone))
-        own = Dataset.from_dict({"text": [texts[row] for row in kept], "label": labels})
-        labelled[name] = concatenate_datasets([own, rest], axis=1) if rest.column_names else own
+        where, names = f"{place} ({name})", split.column_names
+        text = need_column(where, names, TEXT, columns.text)
+        label = need_column(where, [column for column in names if column != text], LABEL, columns.label)
+        gone = [column for column in names if column in (text, label, *TOKENS)]
+        read[name] = split[text][:], _label_words(split, label), split.remove_columns(gone)
+    numbers, rule = _label_rule({word for _, words, _ in read.values() for word in words}, label, columns.rating)
+    for name, (texts, words, rest) in read.items():
+        for row, (review, word) in enumerate(zip(texts, words, strict=True), 1):
+            wrong = "" if word in numbers else f"the label is {repr(word[:40]) if word else 'missing'}; {EXPECTED}"
+            if not wrong and numbers[word] is not None and not str(review or "").strip():
+                wrong = f"the text is {review!r}; give it a text or take the row out"
+            if wrong:
+                raise CourseError(f"{place} ({name}), review {row}: {wrong}.")
+        kept = [row for row, word in enumerate(words) if numbers[word] is not None]
+        between += len(words) - len(kept)
+        own = Dataset.from_dict({"text": [texts[row] for row in kept], "label": [numbers[words[row]] for row in kept]})
+        labelled[name] = concatenate_datasets([own, rest.select(kept)], axis=1) if rest.column_names else own
     if (text, label) != ("text", "label") or rule:
         rule = f"; {rule}, {between:,} between are left out (RATING=low,high sets this)" if rule else ""
         print(f"text from column {text!r}, label from {label!r}{rule}")
@@ -118,7 +110,7 @@ def _label_rule(words: set[str], column: str, rating: str) -> tuple[dict[str, in
     elif words <= LABELS.keys() or not given:
         return dict(LABELS), ""
     elif given == {-1, 1}:
-        return {word: int(value > 0) for word, value in values.items()}, ""
+        low, high = -1.0, 1.0
     else:
         stars = any("star" in word for word in words) or re.sub(r"[\W_]", "", column).lower() in RATING
         five, ten = 4 <= max(given) <= 5 and min(given) >= 5 - max(given), 5 < max(given) <= 10 and min(given) >= 0

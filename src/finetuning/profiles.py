@@ -80,14 +80,9 @@ PROFILES = {
 
 
 def choose(
-    profile: str = "pocket",
-    *,
-    reviews: str = "",
-    base_model: str = "",
-    limit: int = 0,
-    seed: int = 1,
+    profile: str = "pocket", *, reviews: str = "", base_model: str = "", limit: int = 0, seed: int = 1,
     columns: Mapping[str, str] | None = None,
-) -> Profile:
+) -> Profile:  # fmt: skip
     """The settings of a run: a profile by name, with your own reviews or another model in place of its own.
 
     Used at the top of every lesson. ``reviews`` is a file (CSV, JSON, Parquet), a folder of them or a Hub id, whose

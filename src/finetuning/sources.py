@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from finetuning.errors import CourseError, hub_error
 from finetuning.profiles import Columns
-from finetuning.reviews import FORMATS, LABEL, find_column, kind, not_utf8, open_reviews
+from finetuning.reviews import FORMATS, kind, open_reviews, problem_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,14 +31,14 @@ def read_place(place: str, revision: str | None, columns: Columns) -> dict[str, 
     path = Path(place)
     if not path.is_dir():
         if path.exists() or kind(path):
-            return {"train": _read_files([path], columns.text, columns.label)}
+            return {"train": _read_files([path], columns.text)}
         return _read_hub(place, revision)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return _saved(path)
     if any(_classes(folder) for folder in (path, path / "train")):
         folders = {name: path / name for name in SPLITS if _classes(path / name)} or {"train": path}
         return {name: _read_classes(folder) for name, folder in folders.items()}
-    return {name: _read_files(files, columns.text, columns.label) for name, files in split_files(path).items()}
+    return {name: _read_files(files, columns.text) for name, files in split_files(path).items()}
 
 
 def _saved(folder: Path) -> dict[str, Dataset]:
@@ -120,7 +120,7 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     )
 
 
-def _read_files(paths: list[Path], text: str, label: str) -> Dataset:
+def _read_files(paths: list[Path], text: str) -> Dataset:
     """One file or its shards as a Dataset. Raises CourseError on the first row that cannot be read."""
     from datasets import Dataset
 
@@ -128,38 +128,29 @@ def _read_files(paths: list[Path], text: str, label: str) -> Dataset:
     for path in paths:
         file = open_reviews(path, text=text)
         for row in file.rows:
-            bad = [column for column, cell in row.cells.items() if isinstance(cell, str) and not_utf8(cell)]
-            if row.problem or bad:
-                problem = row.problem or f"not UTF-8 text in the column {bad[0]!r}; save it as UTF-8"
+            if problem := problem_of(row, file.text):
                 raise CourseError(f"{path}, {row.place}: {problem}.")
             rows.append(row.cells)
     if not rows:
         raise CourseError(f"{path} has no reviews, only a head line; {EXPECTED}.")
     names = list(dict.fromkeys(column for row in rows for column in row))
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    chosen = find_column([name for name in names if name != file.text], LABEL, label)
-    left = [name for name in names if name not in (file.text, chosen) and not _plain(columns[name])]
-    if left:
-        print(f"{path}: left out are the columns {', '.join(map(repr, left[:5]))}, which hold values of several kinds")
-    if chosen:
-        columns[chosen] = [None if value is None else str(value) for value in columns[chosen]]
-    if wrong := next((value for value in columns[file.text] if not isinstance(value, str | None)), None):
-        raise CourseError(
-            f"{path}: {file.text!r} holds {type(wrong).__name__} values; expected is a text for each review, as "
-            "to_json(orient='records', lines=True) of pandas writes them."
-        )
-    return Dataset.from_dict({name: columns[name] for name in names if name not in left})
+    columns = {name: _of_one_kind([row.get(name) for row in rows]) for name in names}
+    if nested := [name for name in names if columns[name] is None]:
+        print(f"{path}: left out are the columns {', '.join(map(repr, nested[:5]))}, which hold no single values")
+    return Dataset.from_dict({name: values for name, values in columns.items() if values is not None})
 
 
-def _plain(values: list) -> bool:
-    """Whether the values of a further column are of one kind, single ones or lists of them."""
+def _of_one_kind(values: list) -> list | None:
+    """The values of a column, as words where they are of several kinds; None where they are more than lists."""
     import pyarrow as pa
 
     try:
-        kind_of = pa.array(values).type
+        found = pa.array(values).type
+        return None if pa.types.is_nested(found.value_type if pa.types.is_list(found) else found) else values
     except (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError):
-        return False
-    return not pa.types.is_nested(kind_of.value_type if pa.types.is_list(kind_of) else kind_of)
+        if any(isinstance(value, (dict, list)) for value in values):
+            return None
+        return [None if value is None else str(value).encode(errors="replace").decode() for value in values]
 
 
 def _read_hub(place: str, revision: str | None) -> dict[str, Dataset]:

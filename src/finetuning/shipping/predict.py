@@ -5,18 +5,17 @@ A chunk of reviews at a time is read, cleaned, scored and written, so that memor
 
 import csv
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from finetuning.data import clean_text
 from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, score_labels
-from finetuning.reviews import TEXT, Row, not_utf8, open_reviews
+from finetuning.reviews import TEXT, Row, open_reviews, problem_of
 from finetuning.shipping.usage import load_shipped, read_usage
 
 HEAD = ("row", "label", "probability_positive")
@@ -43,15 +42,15 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "") -> t
     table = csv.writer(output, lineterminator="\n")
     table.writerow(HEAD)
     written = skipped = 0
-    with Progress() as progress:
+    with progress_bar() as progress:
         if column != TEXT[0]:
-            progress.say(f"text from column {column!r}")
+            progress.write(f"text from column {column!r}", file=sys.stderr)
         for texts, problems in _chunks(chain([first], rows), column):
             for place, problem in problems:
-                progress.say(f"{_name(path)}, {place}: {problem}; skipped")
+                progress.write(f"{_name(path)}, {place}: {problem}; skipped", file=sys.stderr)
             written, skipped = written + len(texts), skipped + len(problems)
-            progress.expect(written + skipped, share())
-            progress.add(len(problems))
+            progress.total = round((written + skipped) / read) if (read := share()) else None
+            progress.update(len(problems))
             scores: dict[int, np.ndarray] = {}
             for group in _by_length(texts):
                 batch = [texts[number] for number in group]
@@ -59,7 +58,7 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "") -> t
                     model, tokenizer, batch, prompt=usage["prompt"], max_length=usage["max_length"]
                 )
                 scores.update(zip(group, answers, strict=True))
-                progress.add(len(group))
+                progress.update(len(group))
             for number in texts:
                 word = LABEL_WORDS[scores[number].argmax()]
                 table.writerow((number, word, f"{scores[number][1]:.6f}"))
@@ -67,37 +66,12 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "") -> t
     return written, skipped
 
 
-class Progress:
-    """How far the work is, on standard error: a bar on a terminal, elsewhere a line every EVERY seconds."""
+def progress_bar() -> Any:
+    """A bar on standard error; where that is no terminal, a line every EVERY seconds, and none in a shorter time."""
+    from tqdm import tqdm
 
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(unit=" reviews", disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True)
-        self.done, self.began = 0, time.monotonic()
-        self.last_line = self.began
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.close()
-
-    def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        self.bar.write(line, file=sys.stderr)
-
-    def expect(self, read: int, share: float | None) -> None:
-        """Reckon the total from the reviews read so far and the share of the file that they are."""
-        self.bar.total = round(read / share) if share else None
-
-    def add(self, reviews: int) -> None:
-        """Count so many reviews as done."""
-        self.bar.update(reviews)
-        self.done, now = self.done + reviews, time.monotonic()
-        if self.bar.disable and now - self.last_line > EVERY:
-            self.last_line = now
-            self.say(f"{self.done:,} reviews done, {self.done / (now - self.began):,.0f} per second")
+    wait = 0.1 if sys.stderr.isatty() else EVERY
+    return tqdm(unit=" reviews", file=sys.stderr, dynamic_ncols=True, mininterval=wait, delay=wait)
 
 
 def _by_length(texts: dict[int, str]) -> list[list[int]]:
@@ -127,13 +101,10 @@ def _chunks(rows: Iterable[Row], column: str) -> Iterator[tuple[dict[int, str], 
 
 def _cleaned(row: Row, column: str) -> tuple[str, str]:
     """The row's text, cleaned as for training, or "" and what is wrong with it."""
-    text = row.cells.get(column)
-    if row.problem:
-        return "", row.problem
-    if not isinstance(text, str):
-        return "", f"the text is {'missing' if text is None else f'not a text but {type(text).__name__}'}"
-    if not_utf8(text):
-        return "", "the text is not valid UTF-8"
+    if problem := problem_of(row, column):
+        return "", problem
+    if (text := row.cells.get(column)) is None:
+        return "", "the text is missing"
     text = clean_text(text)
     return text, "" if text else "the text is empty"
 
