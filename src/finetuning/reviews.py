@@ -185,10 +185,8 @@ def _line_rows(numbered: Iterable[tuple[int, str]]) -> Iterator[Row]:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 row = None
-            whole = isinstance(row, dict)
-            yield Row(
-                f"line {number}", *((row, "") if whole else ({}, "not a JSON object; JSON Lines has one per line"))
-            )
+            problem = "" if isinstance(row, dict) else "not a JSON object; JSON Lines has one object per line"
+            yield Row(f"line {number}", {} if problem else row, problem)
 
 
 def _array_rows(file: io.TextIOWrapper, text: str) -> Iterator[Row]:
