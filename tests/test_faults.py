@@ -94,7 +94,7 @@ def _(world):
     load_reviews(str(world.path))
 
 
-@fault("reviews: neither a path nor an id", "neither a file, a folder nor a Hub id")
+@fault("reviews: neither a path nor an id", "no file or folder .*, and it is no Hub id")
 def _(world):
     load_reviews("no such thing")
 

@@ -9,16 +9,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from finetuning.profiles import ASSETS
 from finetuning.results import ResultRow
 from finetuning.trainer import COIN_TOSS, curves
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
-STYLE: Any = {
-    "figure.dpi": 110, "figure.facecolor": "white", "font.size": 12, "axes.titlesize": 14, "legend.frameon": False,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-}  # fmt: skip
 # What a rank holds: one colour for each part, in the charts as in the figures of ``img/``.
 PARTS = {
     "parameters": ("parameters", BLUE),
@@ -31,7 +27,7 @@ PARTS = {
 
 def figure(title: str, *, width: float = 8.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
     """A titled figure in the course's style: (figure, axes)."""
-    plt.rcParams.update(STYLE)
+    plt.style.use(ASSETS / "course.mplstyle")
     fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", fontsize=14)
     return fig, axes
@@ -89,12 +85,12 @@ def plot_words(negative: list[tuple[str, float]], positive: list[tuple[str, floa
 
 def plot_confusion(matrix: np.ndarray, words: Sequence[str], title: str) -> Figure:
     """A confusion matrix with counts; rows are the truth."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
     fig, ax = figure(title, width=5, height=4)
-    ax.imshow(matrix, cmap="Blues", vmin=0)
-    ax.set(xticks=(0, 1), yticks=(0, 1), xticklabels=words, yticklabels=words, xlabel="predicted", ylabel="true")
-    for (row, column), count in np.ndenumerate(np.asarray(matrix)):
-        colour = "white" if count > np.max(matrix) / 2 else "black"
-        ax.text(column, row, f"{count:,}", ha="center", va="center", fontsize=16, color=colour)
+    shown = ConfusionMatrixDisplay(np.asarray(matrix), display_labels=words)
+    shown.plot(ax=ax, cmap="Blues", values_format=",", colorbar=False, text_kw={"fontsize": 16})
+    ax.set(xlabel="predicted", ylabel="true")
     ax.grid(visible=False)
     return fig
 

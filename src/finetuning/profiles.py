@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,15 +31,15 @@ class Columns(NamedTuple):
 FOUND = Columns()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """Settings of a run: lengths in tokens, sizes in reviews, ``device_memory`` in GiB per GPU (0: no GPU needed)."""
 
     name: str
     model: str  # a folder or a Hub id
-    model_revision: str | None
+    model_revision: str | None = None
     reviews: str  # a file, a folder or a Hub id
-    reviews_revision: str | None
+    reviews_revision: str | None = None
     prompt: str
     max_length: int
     epochs: int
@@ -51,31 +52,14 @@ class Profile:
     columns: Columns = FOUND
 
 
-def _t5(size: str, revision: str, batch_size: int, learning_rate: float, device_memory: int) -> Profile:
-    return Profile(
-        name=size, model=f"google-t5/t5-{size}", model_revision=revision,
-        reviews="stanfordnlp/imdb", reviews_revision="e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
-        prompt="sst2 sentence: {text}",  # T5 met sentiment under this prefix (Raffel et al. 2020, appendix D)
-        max_length=512, epochs=2, batch_size=batch_size, learning_rate=learning_rate,
-        scratch_learning_rate=learning_rate, device_memory=device_memory,
-    )  # fmt: skip
+def _place(place: str) -> str:
+    """A place of assets/profiles.toml: what comes with the course as a path, a Hub id as it is."""
+    return str(ASSETS / place) if (ASSETS / place).is_dir() else place
 
 
-_POCKET = Profile(
-    name="pocket", model=str(POCKET_T5), model_revision=None, reviews=str(POCKET_REVIEWS), reviews_revision=None,
-    prompt="sentiment: {text}", max_length=256, epochs=3, batch_size=16, learning_rate=3e-4,
-    scratch_learning_rate=3e-4, device_memory=0,
-)  # fmt: skip
 PROFILES = {
-    profile.name: profile
-    for profile in (
-        _POCKET,
-        _t5("small", "df1b051c49625cf57a3d0d8d3863ed4d13564fe4", 32, 5e-4, 8),
-        _t5("base", "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1", 16, 3e-4, 16),
-        _t5("large", "150ebc2c4b72291e770f58e6057481c8d2ed331a", 8, 1e-4, 40),
-        _t5("3b", "bed96aab9ee46012a5046386105ee5fd0ac572f0", 4, 1e-4, 80),
-        _t5("11b", "90f37703b3334dfe9d2b009bfcbfbf1ac9d28ea3", 1, 1e-4, 640),
-    )
+    name: Profile(**values | {"name": name, "model": _place(values["model"]), "reviews": _place(values["reviews"])})
+    for name, values in tomllib.loads((ASSETS / "profiles.toml").read_text(encoding="utf-8")).items()
 }
 
 
@@ -106,13 +90,13 @@ def choose(
         raise CourseError(f"rating must be two numbers, the lower first, as '4,7', not {rating!r}.")
     settings = replace(PROFILES[profile], limit=limit, seed=seed, columns=given)
     if reviews:
-        settings = replace(settings, reviews=_absolute(reviews, "reviews"), reviews_revision=None)
+        settings = replace(settings, reviews=as_place(reviews, "reviews"), reviews_revision=None)
     if base_model:
-        settings = replace(settings, model=_absolute(base_model, "base_model"), model_revision=None)
+        settings = replace(settings, model=as_place(base_model, "base_model"), model_revision=None)
     return settings
 
 
-def _absolute(place: str, name: str) -> str:
+def as_place(place: str, name: str) -> str:
     """A file or folder as an absolute path (notebooks run in a folder of their own); a Hub id as it is."""
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # a name that no file can have, a user who is none
         path = Path(place).expanduser()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetuning.errors import CourseError, hub_error
-from finetuning.profiles import Columns
+from finetuning.profiles import Columns, as_place
 from finetuning.reviews import FORMATS, kind, open_reviews, problem_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def read_place(place: str, revision: str | None, columns: Columns) -> dict[str, 
     if not path.is_dir():
         if path.exists() or kind(path):
             return {"train": _read_files([path], columns.text)}
-        return _read_hub(place, revision)
+        return _read_hub(as_place(place, "reviews"), revision)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return _saved(path)
     if any(_classes(folder) for folder in (path, path / "train")):
@@ -157,11 +157,6 @@ def _read_hub(place: str, revision: str | None) -> dict[str, Dataset]:
     """A data set of the Hub by its id; one sentence when it cannot be reached."""
     from datasets import load_dataset
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
-        raise CourseError(
-            f"{place!r} is neither a file, a folder nor a Hub id such as stanfordnlp/imdb; check what was given "
-            "as reviews."
-        )
     try:
         splits = load_dataset(place, revision=revision)
     except Exception as error:  # the libraries below raise a dozen kinds of errors for a network that is not there

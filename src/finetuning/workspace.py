@@ -18,13 +18,9 @@ from finetuning.profiles import Profile, describe
 from finetuning.results import ResultRow, Results
 
 LESSONS = (
-    "00_welcome",
-    "01_prepare_data",
-    "02_baselines",
-    "03_finetune_with_trainer",
-    "04_scale_with_deepspeed",
+    "00_welcome", "01_prepare_data", "02_baselines", "03_finetune_with_trainer", "04_scale_with_deepspeed",
     "05_evaluate_and_ship",
-)
+)  # fmt: skip
 
 
 def home() -> Path:
