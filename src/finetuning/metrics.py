@@ -11,32 +11,25 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from finetuning.results import ResultRow
 
-_FEATURES = Features({"predictions": Value("int32"), "references": Value("int32")})
 
+class AccuracyAndF1(evaluate.Metric):
+    """Share of right predictions, and the harmonic mean of precision and recall of the positive class.
 
-class Accuracy(evaluate.Metric):
-    """Share of right predictions; scikit-learn's number behind the ``evaluate`` interface, so that no Hub is needed."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(description="accuracy", citation="", features=_FEATURES)
-
-    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        return {"accuracy": float(accuracy_score(references, predictions))}
-
-
-class F1(evaluate.Metric):
-    """Harmonic mean of precision and recall of the positive class."""
+    Scikit-learn's numbers behind the ``evaluate`` interface, so that no Hub is needed.
+    """
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(description="F1", citation="", features=_FEATURES)
+        features = Features({"predictions": Value("int32"), "references": Value("int32")})
+        return evaluate.MetricInfo(description="accuracy and F1", citation="", features=features)
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        return {"f1": float(f1_score(references, predictions, zero_division=0))}
+        f1 = f1_score(references, predictions, zero_division=0)
+        return {"accuracy": float(accuracy_score(references, predictions)), "f1": float(f1)}
 
 
-def classification_metrics() -> evaluate.CombinedEvaluations:
+def classification_metrics() -> evaluate.Metric:
     """Accuracy and F1 in one ``evaluate`` object: ``.compute(predictions=…, references=…)`` -> a dict."""
-    return evaluate.combine([Accuracy(keep_in_memory=True), F1(keep_in_memory=True)])
+    return AccuracyAndF1(keep_in_memory=True)
 
 
 def wilson_interval(correct: ArrayLike) -> tuple[float, float]:

@@ -90,24 +90,24 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     inside = sorted(file for file in folder.iterdir() if kind(file) and not file.name.startswith("."))
     for name, names in SPLITS.items():
-        exact = [file for file in inside if file.name.lower().split(".")[0] in names]
-        shards = [file for file in inside if re.match(rf"({'|'.join(names)})-\d+-of-\d+\.", file.name)]
-        near = [file for file in inside if re.match(rf"({'|'.join(names)})(?![a-z])", file.name.lower())]
-        near = [file for file in near if file not in (*exact, *shards)]
-        if (several := exact or shards or near) and (exact or not shards) and len(several) > 1:
-            shown = ", ".join(file.name for file in several[:5])
+        exact, shards, near = (
+            [file for file in inside if re.match(f"({'|'.join(names)}){end}", file.name.lower())]
+            for end in (r"\.", r"-\d+-of-\d+\.", "(?![a-z])")
+        )
+        found = exact or shards or near
+        shown = ", ".join(file.name for file in found[:5])
+        if shards and not exact:
+            if len(shards) != int(re.findall(r"\d+", shards[0].name)[1]):
+                held = f"{len(shards)} of the shards of {name!r}; all of {shards[0].name} are needed"
+                raise CourseError(f"{folder} holds {held}.")
+        elif len(found) > 1:
             raise CourseError(
                 f"{folder} holds {shown}, and one file of the split {name!r} is expected; leave one there."
             )
-        if not several:
-            continue
-        if several is shards and len(shards) != int(re.findall(r"\d+", shards[0].name)[1]):
-            raise CourseError(
-                f"{folder} holds {len(shards)} of the shards of {name!r}; all of {shards[0].name} are needed."
-            )
-        files[name] = several
-        if others := [file.name for file in inside if file in (*shards, *near) and file not in several]:
-            print(f"{folder}: read is {several[0].name}, not {', '.join(others[:5])}")
+        if found:
+            files[name] = found
+        if others := [file.name for file in near if file not in found]:  # near are they all
+            print(f"{folder}: read is {found[0].name}, not {', '.join(others[:5])}")
     if "train" in files:
         return files
     if (folder / "data").is_dir():
