@@ -5,10 +5,11 @@ A chunk of reviews at a time is read, cleaned, scored and written, so that memor
 
 import csv
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from finetuning.shipping.usage import load_shipped, read_usage
 HEAD = ("row", "label", "probability_positive")
 CHUNK_REVIEWS, CHUNK_CHARACTERS = 2048, 4_000_000  # a chunk is full with either; smaller ones would mean more padding
 GROUP = 512  # reviews scored at a time
-EVERY = 30  # seconds between two lines of progress where there is no terminal to draw a bar on
+EVERY = 30  # seconds at least between two lines of progress where there is no terminal to draw a bar on
 
 
 def predict_file(path: str, folder: Path, output: TextIO, column: str = "") -> tuple[int, int]:
@@ -33,16 +34,20 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "") -> t
     positive one. A review that cannot be read is named on standard error and skipped. Raises CourseError for a
     file that cannot be read at all.
     """
+    from tqdm import tqdm
+
     read_usage(folder)  # said now rather than after the libraries are loaded
     rows, share, column = open_reviews(path, text=column, only_text=True)
     first = next(rows, None)
     if first is None:
         raise CourseError(f"{_name(path)} holds no reviews.")
     model, tokenizer, usage = load_shipped(folder)
+    asked = {"prompt": usage["prompt"], "max_length": usage["max_length"]}
     table = csv.writer(output, lineterminator="\n")
     table.writerow(HEAD)
     written = skipped = 0
-    with progress_bar() as progress:
+    began = last_line = time.monotonic()
+    with tqdm(unit=" reviews", disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True) as progress:
         if column != TEXT[0]:
             progress.write(f"text from column {column!r}", file=sys.stderr)
         for texts, problems in _chunks(chain([first], rows), column):
@@ -54,24 +59,18 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "") -> t
             scores: dict[int, np.ndarray] = {}
             for group in _by_length(texts):
                 batch = [texts[number] for number in group]
-                answers, _ = score_labels(
-                    model, tokenizer, batch, prompt=usage["prompt"], max_length=usage["max_length"]
-                )
+                answers, _ = score_labels(model, tokenizer, batch, **asked)
                 scores.update(zip(group, answers, strict=True))
                 progress.update(len(group))
             for number in texts:
                 word = LABEL_WORDS[scores[number].argmax()]
                 table.writerow((number, word, f"{scores[number][1]:.6f}"))
             output.flush()
+            done, now = written + skipped, time.monotonic()
+            if progress.disable and now - last_line > EVERY:
+                last_line = now
+                progress.write(f"{done:,} reviews done, {done / (now - began):,.0f} per second", file=sys.stderr)
     return written, skipped
-
-
-def progress_bar() -> Any:
-    """A bar on standard error; where that is no terminal, a line every EVERY seconds, and none in a shorter time."""
-    from tqdm import tqdm
-
-    wait = 0.1 if sys.stderr.isatty() else EVERY
-    return tqdm(unit=" reviews", file=sys.stderr, dynamic_ncols=True, mininterval=wait, delay=wait)
 
 
 def _by_length(texts: dict[int, str]) -> list[list[int]]:
