@@ -32,9 +32,8 @@ from finetuning.labels import label_ids
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import choose
 from finetuning.shipping.predict import predict_file
-from finetuning.shipping.usage import shipped_folder
 from finetuning.trainer import resume_point
-from finetuning.workspace import Workspace
+from finetuning.workspace import Workspace, shipped_folder
 
 
 def no_text():

@@ -23,17 +23,17 @@ import yaml
 from conftest import ROOT, finetuning
 from datasets import Dataset, DatasetDict
 
-from finetuning.data import LONGEST, clean_text
 from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, score_labels
 from finetuning.metrics import measure
 from finetuning.profiles import POCKET_REVIEWS, POCKET_T5, choose
+from finetuning.reviews import LONGEST, clean_text
 from finetuning.shipping import predict
 from finetuning.shipping.card import model_card
 from finetuning.shipping.form import answer, review_form
 from finetuning.shipping.predict import predict_file
-from finetuning.shipping.usage import USAGE, load_shipped, read_usage, save_usage, shipped_folder
-from finetuning.workspace import Workspace
+from finetuning.shipping.usage import USAGE, load_shipped, read_usage, save_usage
+from finetuning.workspace import Workspace, shipped_folder
 
 SETTINGS = replace(choose(), max_length=32)
 
@@ -310,7 +310,7 @@ def test_it_is_hardly_slower_than_the_lesson(runs, tmp_path, monkeypatch):
     save_usage(folder, choose())
     loaded = load_shipped(folder)
     monkeypatch.setattr(
-        "finetuning.shipping.predict.load_shipped", lambda _: loaded
+        "finetuning.shipping.usage.load_shipped", lambda _: loaded
     )  # the model is loaded once and not timed, as in the lesson
     lines = [json.loads(line) for line in (POCKET_REVIEWS / "train.jsonl").read_text().splitlines()]
     texts = [line["text"] for line in lines * 2][:2400]  # a full chunk and a part of one

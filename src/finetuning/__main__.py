@@ -81,7 +81,7 @@ def _run(given: argparse.Namespace) -> int:
 
 def _predict(given: argparse.Namespace) -> int:
     from finetuning.shipping.predict import predict_file
-    from finetuning.shipping.usage import shipped_folder
+    from finetuning.workspace import shipped_folder
 
     try:
         written, skipped = predict_file(given.file, shipped_folder(given.run), sys.stdout, given.text)

@@ -1,18 +1,13 @@
 """Token ids in batches: padding, grouping by length, packing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from finetuning.errors import CourseError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
 
 
 def length_sorted_batches(lengths: Sequence[int] | np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -32,8 +27,6 @@ def padded(
     rows: Sequence[Sequence[int] | np.ndarray], length: int | None = None, *, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """Input ids and attention mask, (reviews, tokens): padded with 0 to ``length`` or the longest, a multiple of 8."""
-    import torch
-
     length = length or -(-max(map(len, rows)) // 8) * 8
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     for i, row in enumerate(rows):

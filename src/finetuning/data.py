@@ -1,37 +1,25 @@
 """Lesson 01: read, clean, check, split and measure reviews."""
 
-from __future__ import annotations
-
-import html
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from sklearn.feature_extraction.text import HashingVectorizer
 
 from finetuning.errors import CourseError
 from finetuning.files import sealed_aside
 from finetuning.profiles import FOUND, Columns
-from finetuning.reviews import LABEL, TEXT, need_column
+from finetuning.reviews import LABEL, TEXT, clean_text, need_column
 from finetuning.sources import EXPECTED, LABELS, read_place
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
 
 TOKENS = ("text", "label", "input_ids", "attention_mask", "labels")  # columns that the lessons make
 RATING = ("stars", "star", "starrating", "rating", "score", "overall")  # columns that hold ratings, unless 0 and 1
 LEAST = 5  # reviews of each label to learn from, and HELD to choose by and to measure on
 HELD = 2
 IN_ALL = 34  # reviews to learn from: an epoch of less than two batches is none
-LONGEST = 100_000  # characters; what follows in a longer text is cut when it is cleaned
-
-
-def clean_text(text: str) -> str:
-    """A review as plain text: HTML breaks and entities resolved, white space collapsed, at most LONGEST characters."""
-    text = re.sub(r"<br\s*/?>", " ", text[:LONGEST], flags=re.IGNORECASE)
-    return re.sub(r"\s+", " ", html.unescape(text)).strip()
 
 
 def load_reviews(
@@ -45,8 +33,6 @@ def load_reviews(
     columns are kept. A single file is split 80/20 into train and test. ``limit`` caps train and test each, stratified
     by label. Raises CourseError, naming the place, what was found and what is expected. Used in lesson 01.
     """
-    from datasets import DatasetDict
-
     splits = DatasetDict(_with_labels(place, read_place(place, revision, columns), columns))
     whole = "test" in splits
     for name, split in splits.items():
@@ -62,8 +48,6 @@ def load_reviews(
 
 def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> dict[str, Dataset]:
     """The splits with a text in ``text`` and 0 or 1 in ``label``, or a sentence on the first row that has neither."""
-    from datasets import Dataset, concatenate_datasets
-
     read, labelled, between = {}, {}, 0
     for name, split in splits.items():
         where, names = f"{place} ({name})", split.column_names
@@ -162,8 +146,6 @@ def split_off(splits: DatasetDict, name: str, share: float, seed: int) -> Datase
 
     Used where a source has no test or validation split. Raises CourseError where too few of a label are left in train.
     """
-    from datasets import DatasetDict
-
     train = splits["train"]
     held = _draw(np.array(train["label"]), max(2 * HELD, round(len(train) * share)), seed, HELD)
     rest = train.select(np.setdiff1d(np.arange(len(train)), held))
@@ -217,8 +199,6 @@ def find_near_copies(
     1997, "On the resemblance and containment of documents"). Pairs from ``least`` up, the closest first; within a pair
     test comes before validation, and validation before train. Used in lesson 01.
     """
-    from sklearn.feature_extraction.text import HashingVectorizer
-
     names = [name for name in ("test", "validation", "train") if name in splits]
     places = [(name, row) for name in names for row in range(len(splits[name]))]
     vectorizer = HashingVectorizer(
@@ -238,8 +218,6 @@ def find_near_copies(
 
 def drop_rows(splits: DatasetDict, drop: dict[str, list[tuple[int, str]]]) -> DatasetDict:
     """The splits without the rows that ``find_duplicates`` names. Raises CourseError where too few are left."""
-    from datasets import DatasetDict
-
     kept = {}
     for name, split in splits.items():
         gone = {row for row, _ in drop[name]}

@@ -1,19 +1,15 @@
 """Labels as words, and the words' scores in one decoder step. Used from lesson 01 on."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetuning.batching import length_sorted_batches, padded, token_rows
 from finetuning.errors import CourseError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LABEL_WORDS = ("negative", "positive")  # label 0, label 1
 
@@ -37,7 +33,6 @@ def by_one_step(
     One step replaces ``generate``: the answer is one token long, so its logits are all there is to know. A batch is
     padded to ``limit``, or to its longest review.
     """
-    import torch
 
     def answer(rows: Sequence[Sequence[int]]) -> Tensor:
         ids, mask = padded(rows, limit, device=model.device)
@@ -56,8 +51,6 @@ def score_labels(
     Returns a float array of shape (reviews, 2), rows summing to one over the two words, and the reviews scored per
     second.
     """
-    import torch
-
     answer = by_one_step(model, label_ids(tokenizer))
     began = time.perf_counter()
     rows = token_rows(tokenizer, texts, prompt=prompt, max_length=max_length)

@@ -1,26 +1,33 @@
 """Lesson 03: load a model and its tokenizer, look at its parts, save it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from httpx import HTTPError
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5ForConditionalGeneration,
+    set_seed,
+)
+from transformers.utils.logging import disable_progress_bar
 
 from finetuning.errors import CourseError, hub_error
 from finetuning.files import SEAL, sealed_aside
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5ForConditionalGeneration
-
-    from finetuning.profiles import Profile
+from finetuning.profiles import Profile
 
 
 def load_tokenizer(settings: Profile) -> PreTrainedTokenizerBase:
     """The profile's tokenizer. Raises CourseError when it can be neither found nor reached."""
-    from transformers import AutoTokenizer
-
     return _from_hub_or_folder(AutoTokenizer, settings)
 
 
@@ -30,16 +37,12 @@ def load_model(settings: Profile, *, from_scratch: bool = False, dropout: float 
     Only safetensors are read and no code of the Hub is run. ``dropout`` replaces the rate in the model's configuration.
     Raises CourseError when the model can be neither found nor reached, and when it is no T5.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5ForConditionalGeneration, set_seed
-    from transformers.utils import logging
-
     # Attention's smallest probabilities lead to numbers under 1e-38, on which a processor computes many times slower.
     # Taken for zero they cost nothing: measured in fp32 on two cores, a training step of pocket T5 takes 0.13 s instead
     # of 0.33 s.
     torch.set_flush_denormal(True)
     _pass_over_tied_weights()
-    logging.disable_progress_bar()  # the bar over a handful of weights; downloads keep theirs
+    disable_progress_bar()  # the bar over a handful of weights; downloads keep theirs
     if not torch.cuda.is_available():  # else DeepSpeed, which accelerate imports, warns that it guesses so
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     config = _from_hub_or_folder(AutoConfig, settings)
@@ -64,10 +67,6 @@ def _pass_over_tied_weights() -> None:
 
 
 def _from_hub_or_folder(kind: Any, settings: Profile, **options: Any) -> Any:
-    from httpx import HTTPError
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-    from safetensors import SafetensorError
-
     local = Path(settings.model).is_dir()
     # Were it not said, the library would ask on standard input whether to run a repository's code.
     options |= {"revision": settings.model_revision, "trust_remote_code": False}

@@ -1,15 +1,11 @@
 """The rows of ``results.json``, as a table and in words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from numpy import format_float_positional as digits
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Results:
     run: dict[str, Any]  # profile, model, dataset, limit, seed, started, seconds, hardware, versions
     rows: list[ResultRow]
 
-    def until(self, lesson: str) -> Results:
+    def until(self, lesson: str) -> "Results":
         """What was known at the end of a lesson: opened after a whole run, it does not tell what the next ones show."""
         return Results(self.run, [row for row in self.rows if row.lesson <= lesson])
 
@@ -51,8 +47,6 @@ def results_table(results: Results, *, price_per_hour: float | None = None) -> p
 
     With the price of an hour of this machine also the memory at its peak and the cost of predicting 1,000 reviews.
     """
-    import pandas as pd
-
     lines = []
     for row in results.rows:
         line = {

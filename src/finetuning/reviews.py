@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import html
 import io
 import json
 import lzma
@@ -28,8 +29,15 @@ TEXT = ("text", "review", "sentence", "content", "comment", "reviewtext", "revie
 LABEL = (
     "label", "sentiment", "polarity", "stars", "rating", "class", "score", "star", "starrating", "overall", "target",
 )  # fmt: skip
+LONGEST = 100_000  # characters; what follows in a longer text is cut when it is cleaned
 # What the libraries raise on a damaged file; pyarrow's errors are ValueErrors, too.
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, NotImplementedError, zlib.error, lzma.LZMAError)
+
+
+def clean_text(text: str) -> str:
+    """A review as plain text: HTML breaks and entities resolved, white space collapsed, at most LONGEST characters."""
+    text = re.sub(r"<br\s*/?>", " ", text[:LONGEST], flags=re.IGNORECASE)
+    return re.sub(r"\s+", " ", html.unescape(text)).strip()
 
 
 class Row(NamedTuple):

@@ -1,18 +1,15 @@
 """Where reviews come from: a file, a folder in one of the usual layouts, or the Hub."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from finetuning.errors import CourseError, hub_error
 from finetuning.profiles import Columns, as_place
 from finetuning.reviews import FORMATS, kind, open_reviews, problem_of
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 LABELS = {
     "0": 0, "1": 1, "0.0": 0, "1.0": 1, "negative": 0, "positive": 1, "neg": 0, "pos": 1, "false": 0, "true": 1,
@@ -43,8 +40,6 @@ def read_place(place: str, revision: str | None, columns: Columns) -> dict[str, 
 
 def _saved(folder: Path) -> dict[str, Dataset]:
     """What ``save_to_disk`` has written."""
-    from datasets import DatasetDict, load_from_disk
-
     try:
         saved = load_from_disk(str(folder))
     except Exception as error:  # pyarrow's, json's and datasets' own
@@ -66,8 +61,6 @@ def _classes(folder: Path) -> dict[str, Path]:
 
 
 def _read_classes(folder: Path) -> Dataset:
-    from datasets import Dataset
-
     rows: dict[str, list] = {"text": [], "label": []}
     for word, inside in sorted(_classes(folder).items()):
         for file in sorted(inside.glob("*.txt")):
@@ -122,8 +115,6 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
 
 def _read_files(paths: list[Path], text: str) -> Dataset:
     """One file or its shards as a Dataset. Raises CourseError on the first row that cannot be read."""
-    from datasets import Dataset
-
     rows = []
     for path in paths:
         file = open_reviews(path, text=text)
@@ -142,8 +133,6 @@ def _read_files(paths: list[Path], text: str) -> Dataset:
 
 def _of_one_kind(values: list) -> list | None:
     """The values of a column, as words where they are of several kinds; None where they are more than lists."""
-    import pyarrow as pa
-
     try:
         found = pa.array(values).type
         return None if pa.types.is_nested(found.value_type if pa.types.is_list(found) else found) else values
@@ -155,8 +144,6 @@ def _of_one_kind(values: list) -> list | None:
 
 def _read_hub(place: str, revision: str | None) -> dict[str, Dataset]:
     """A data set of the Hub by its id; one sentence when it cannot be reached."""
-    from datasets import load_dataset
-
     try:
         splits = load_dataset(place, revision=revision)
     except Exception as error:  # the libraries below raise a dozen kinds of errors for a network that is not there

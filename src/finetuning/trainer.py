@@ -1,22 +1,20 @@
 """Lesson 03: the loss, the measures and the checkpoints, as the Trainer needs them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetuning.files import SEAL, file_digest, find_damage, seal, write_atomically
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from finetuning.metrics import classification_metrics
 
 # A label is two tokens, its word and the end. Who is sure of the end and tosses a coin for the word pays ln 2 for both.
 COIN_TOSS = float(np.log(2) / 2)
@@ -28,12 +26,8 @@ def label_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | 
     T5's own loss averages each micro-batch by itself, so that with gradient accumulation or several processes the sum
     comes out too large (transformers issue 47688). Handed to the Trainer as ``compute_loss_func``.
     """
-    import torch
-
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
-    total = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
-    )
+    total = cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
@@ -48,8 +42,6 @@ def first_step_logits(words: list[int]) -> Callable:
 
 def label_accuracy(words: list[int]) -> Callable:
     """For the Trainer's ``compute_metrics``: accuracy and F1 of the label words, by the course's metrics."""
-    from finetuning.metrics import classification_metrics
-
     metrics = classification_metrics()
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
@@ -104,7 +96,6 @@ def keep_checkpoints() -> TrainerCallback:
 
     Its ``seconds`` hold those of earlier, interrupted parts too: a checkpoint remembers how long it took to get there.
     """
-    from transformers import TrainerCallback
 
     class Keep(TrainerCallback):
         seconds = 0.0
@@ -129,7 +120,6 @@ def keep_checkpoints() -> TrainerCallback:
 
 def stop_after(epochs: float) -> TrainerCallback:
     """A callback that ends training after so many epochs, with a checkpoint, as if the power had failed then."""
-    from transformers import TrainerCallback
 
     class Stop(TrainerCallback):
         def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:

@@ -64,6 +64,16 @@ def read_results(run: str) -> Results | None:
         raise CourseError(f"{path} is damaged ({error}); {way}") from error
 
 
+def shipped_folder(run: str) -> Path:
+    """The folder of a run's model. Raises CourseError, naming the command to run first, when there is none."""
+    folder = run_folder(run) / "models" / "trainer"
+    if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
+        raise CourseError(
+            f"There is no trained model in {folder}; run the lessons first (make run RUN={run}) or name another run."
+        )
+    return folder
+
+
 def executed_copy(run: str, lesson: str) -> dict:
     """A run's executed copy of a lesson, a notebook as JSON holds it; {} where there is none that can be read."""
     try:

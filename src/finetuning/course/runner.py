@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from finetuning.course.report import write_report
-from finetuning.data import load_reviews
 from finetuning.errors import CourseError, way_out
 from finetuning.files import digest, file_digest, find_damage, write_atomically
 from finetuning.profiles import choose
@@ -56,6 +55,8 @@ def run_course(
         # From the first lesson on that is not done, all are run: each builds on the ones before.
         todo = list(dropwhile(lambda lesson: not fresh and _done(name, sources[lesson]), lessons))
         if todo and Path(settings.reviews).exists():  # a wrong file is better said now than after a lesson
+            from finetuning.data import load_reviews
+
             load_reviews(settings.reviews, limit=limit, seed=seed, columns=settings.columns)
         if fresh:
             shutil.rmtree(run_folder(name), ignore_errors=True)

@@ -5,8 +5,6 @@ measured to ``rank<N>.json`` in the training's folder; rank 0 prints the progres
 on a laptop and many nodes: rank, world size and address come from the launcher's environment variables.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -17,13 +15,28 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from datasets import load_from_disk
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    set_seed,
+)
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.utils import logging
 
 from finetuning.distributed import progress
 from finetuning.distributed.jobs import TrainingJob, read_jobs
 from finetuning.distributed.memory import innermost
+from finetuning.distributed.meter import StepMeter
 from finetuning.distributed.zero import built_cpu_adam, import_deepspeed
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
@@ -32,18 +45,9 @@ from finetuning.machine import peak_memory
 from finetuning.models import load_model, load_tokenizer
 from finetuning.trainer import label_token_loss, last_whole_checkpoint
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainer, Seq2SeqTrainingArguments
-
-    from finetuning.distributed.meter import StepMeter
-    from finetuning.profiles import Profile
-
 
 def arguments(job: TrainingJob) -> Seq2SeqTrainingArguments:
     """The Trainer's arguments of a training; ``deepspeed`` names the JSON file that Trainer and DeepSpeed read."""
-    import torch
-    from transformers import Seq2SeqTrainingArguments
-
     on_cpu = not torch.cuda.is_available()
     return Seq2SeqTrainingArguments(
         output_dir=job.folder, seed=job.seed, max_steps=job.steps, bf16=job.bf16, deepspeed=job.deepspeed,
@@ -57,13 +61,6 @@ def arguments(job: TrainingJob) -> Seq2SeqTrainingArguments:
 
 def train(job: TrainingJob) -> dict:
     """Run one training on this rank; returns what it measured, as it stands in ``rank<N>.json``."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration, set_seed
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-    from transformers.utils import logging
-
-    from finetuning.distributed.meter import StepMeter
-
     logging.set_verbosity_warning()
     logging.disable_progress_bar()
     settings = job.settings
@@ -99,7 +96,7 @@ def train(job: TrainingJob) -> dict:
             shrink_model(job.folder, tokenizer)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # until rank 0 has saved the model
-        measured |= score_share(job, settings, args)
+        measured |= score_share(job, args)
     if torch.distributed.is_initialized():
         deepspeed.comm.destroy_process_group() if job.deepspeed else torch.distributed.destroy_process_group()
     return measured
@@ -110,9 +107,6 @@ def _trainer(
     meter: StepMeter,
 ) -> Seq2SeqTrainer:  # fmt: skip
     """The Trainer of a job, as in lesson 03 but for what measures it."""
-    from datasets import load_from_disk
-    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer
-
     rows = load_from_disk(job.reviews)["train"].select_columns(["input_ids", "labels"])
     # Repeated until one epoch holds all steps: at the end of an epoch the batches would depend on the number of ranks.
     needed = job.steps * job.micro_batch * job.accumulation * args.world_size
@@ -133,29 +127,22 @@ def _trainer(
 
 def shrink_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Save the saved weights anew, with their tokenizer: DeepSpeed stores T5's tied embedding several times."""
-    import torch
-    from transformers import T5ForConditionalGeneration
-
     model = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def score_share(job: TrainingJob, settings: Profile, args: Seq2SeqTrainingArguments) -> dict:
+def score_share(job: TrainingJob, args: Seq2SeqTrainingArguments) -> dict:
     """Label scores of this rank's share of the test reviews by the saved model, and reviews per second."""
-    from datasets import load_from_disk
-
-    saved = replace(settings, model=job.folder, model_revision=None)
+    settings = replace(job.settings, model=job.folder, model_revision=None)
     texts = load_from_disk(job.reviews)["test"]["text"][args.process_index :: args.world_size]
-    model, tokenizer = load_model(saved).to(args.device), load_tokenizer(saved)
+    model, tokenizer = load_model(settings).to(args.device), load_tokenizer(settings)
     scores, speed = score_labels(model, tokenizer, texts, prompt=settings.prompt, max_length=settings.max_length)
     return {"scores": scores.round(6).tolist(), "predict_reviews_per_second": speed * args.world_size}
 
 
 def join_process_group(name: str) -> None:
     """Let the ranks meet under names of this training's own: the launcher's store still holds the last one's."""
-    import torch
-
     environment = os.environ
     if int(environment.get("WORLD_SIZE", 1)) > 1:
         store = torch.distributed.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)
@@ -214,9 +201,6 @@ def main(arguments: list[str] | None = None) -> int:
         return run(jobs[0])
     # Several small trainings, as the lesson compares them: each in a child of its own, so that none inherits the state
     # of another, and the imports are paid once.
-    import transformers.models.t5.modeling_t5
-    import transformers.trainer_seq2seq  # noqa: F401
-
     import_deepspeed()
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (every engine imports it; it takes two seconds)
 

@@ -14,9 +14,9 @@ from transformers import AutoModelForSeq2SeqLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file
 
-from finetuning.data import clean_text
 from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, label_ids
+from finetuning.reviews import clean_text
 from finetuning.shipping.usage import USAGE
 
 TASK = "review-sentiment"

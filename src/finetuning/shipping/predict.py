@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+from tqdm import tqdm
 
-from finetuning.data import clean_text
 from finetuning.errors import CourseError
-from finetuning.labels import LABEL_WORDS, score_labels
-from finetuning.reviews import TEXT, Row, open_reviews, problem_of
-from finetuning.shipping.usage import load_shipped, read_usage
+from finetuning.reviews import TEXT, Row, clean_text, open_reviews, problem_of
 
 HEAD = ("row", "label", "probability_positive")
 CHUNK_REVIEWS, CHUNK_CHARACTERS = 2048, 4_000_000  # a chunk is full with either; smaller ones would mean more padding
@@ -34,13 +32,13 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "") -> t
     positive one. A review that cannot be read is named on standard error and skipped. Raises CourseError for a
     file that cannot be read at all.
     """
-    from tqdm import tqdm
-
-    read_usage(folder)  # said now rather than after the libraries are loaded
     rows, share, column = open_reviews(path, text=column, only_text=True)
     first = next(rows, None)
     if first is None:
         raise CourseError(f"{_name(path)} holds no reviews.")
+    from finetuning.labels import LABEL_WORDS, score_labels  # not before the file is known to be one
+    from finetuning.shipping.usage import load_shipped
+
     model, tokenizer, usage = load_shipped(folder)
     asked = {"prompt": usage["prompt"], "max_length": usage["max_length"]}
     table = csv.writer(output, lineterminator="\n")

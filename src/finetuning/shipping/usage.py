@@ -1,23 +1,16 @@
 """Lesson 05: how a saved model is asked, kept beside its weights in ``finetuning.json``."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
 from finetuning.labels import LABEL_WORDS
 from finetuning.models import load_model, load_tokenizer
-from finetuning.profiles import choose
-from finetuning.workspace import run_folder
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from finetuning.profiles import Profile
-
+from finetuning.profiles import Profile, choose
 
 USAGE = "finetuning.json"
 
@@ -49,20 +42,8 @@ def read_usage(folder: Path) -> dict:
     return usage
 
 
-def shipped_folder(run: str) -> Path:
-    """The folder of a run's model. Raises CourseError, naming the command to run first, when there is none."""
-    folder = run_folder(run) / "models" / "trainer"
-    if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
-        raise CourseError(
-            f"There is no trained model in {folder}; run the lessons first (make run RUN={run}) or name another run."
-        )
-    return folder
-
-
 def load_shipped(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
     """A saved model on this machine's GPU, if it has one, its tokenizer and how it is asked (``read_usage``)."""
-    import torch
-
     usage = read_usage(folder)
     saved = choose(base_model=str(folder))
     model = load_model(saved).to("cuda" if torch.cuda.is_available() else "cpu")
