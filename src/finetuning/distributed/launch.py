@@ -3,19 +3,17 @@
 import contextlib
 import json
 import os
-import queue
 import re
+import selectors
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -64,8 +62,7 @@ def run(
     config = log.with_suffix(".json")
     write_atomically(config, jobs_as_json(jobs))
     commands = command(launcher, config, ranks, free_port(port))
-    with log.open("wb") as file:
-        code = _watch(commands, _environment(ranks), file, limit)
+    code = _watch(commands, _environment(ranks), log, limit)
     for job in jobs:
         if len([*Path(job.folder).glob("rank*[0-9].json")]) < ranks:
             raise CourseError(_failure(job, code, log, limit))
@@ -156,54 +153,39 @@ def _environment(ranks: int) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in theirs} | ours
 
 
-def _watch(commands: list[list[str]], environment: dict[str, str], log: BinaryIO, limit: float) -> int:
+def _watch(commands: list[list[str]], environment: dict[str, str], log: Path, limit: float) -> int:
     """Start the commands, echo rank 0's progress, and return the worst exit code (124: out of time).
 
-    A thread reads the output of each process, so that neither a line without an end nor one process's silence keeps
-    this loop from the others and from the clock.
+    Whoever has something to say is read as far as it has come, so that neither a line without an end nor one process's
+    silence keeps this loop from the others and from the clock.
     """
     ends = time.monotonic() + limit
     processes: list[subprocess.Popen] = []
-    readers: list[threading.Thread] = []
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # an empty one: a process has closed its output
-    speaking = len(commands)
-    try:
-        for words in commands:
-            started = subprocess.Popen(
-                words, env=environment, stdin=PIPE, stdout=PIPE, stderr=subprocess.STDOUT, start_new_session=True
-            )
-            processes.append(started)
-            readers.append(threading.Thread(target=_read_lines, args=(started, lines), daemon=True))
-            readers[-1].start()
-        while speaking:
-            if (left := ends - time.monotonic()) <= 0:
-                return 124
-            try:
-                line = lines.get(timeout=left)
-            except queue.Empty:
-                continue
-            if not line:
-                speaking -= 1
-                continue
-            log.write(line)
-            log.flush()
-            if line.startswith(b"| "):
-                print(line[2:].decode(errors="replace").rstrip(), flush=True)
-        return max(abs(process.wait(timeout=30)) for process in processes)
-    finally:
-        stop(processes)
-        for reader in readers:
-            reader.join(timeout=1)
-        while not lines.empty():
-            log.write(lines.get())
-
-
-def _read_lines(process: subprocess.Popen, lines: queue.SimpleQueue[bytes]) -> None:
-    """Put each line that a process writes into ``lines``, and an empty one when it has closed its output."""
-    assert process.stdout
-    for line in process.stdout:
-        lines.put(line)
-    lines.put(b"")
+    begun: dict[int, bytes] = {}  # output -> the line that has not come to its end
+    with log.open("wb") as file, selectors.DefaultSelector() as outputs:
+        try:
+            for words in commands:
+                started = subprocess.Popen(
+                    words, env=environment, stdin=PIPE, stdout=PIPE, stderr=subprocess.STDOUT, start_new_session=True
+                )
+                processes.append(started)
+                begun[outputs.register(started.stdout, selectors.EVENT_READ).fd] = b""  # type: ignore[arg-type]
+            while outputs.get_map():
+                if (left := ends - time.monotonic()) <= 0:
+                    return 124
+                for output, _ in outputs.select(left):
+                    if not (piece := os.read(output.fd, 2**16)):
+                        outputs.unregister(output.fileobj)
+                    *lines, begun[output.fd] = (begun[output.fd] + piece).split(b"\n")
+                    for line in lines:
+                        file.write(line + b"\n")
+                        if line.startswith(b"| "):
+                            print(line[2:].decode(errors="replace").rstrip(), flush=True)
+                    file.flush()
+            return max(abs(process.wait(timeout=30)) for process in processes)
+        finally:
+            stop(processes)
+            file.writelines(begun.values())
 
 
 def universal_checkpoint(job: TrainingJob) -> TrainingJob:
