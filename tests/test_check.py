@@ -8,6 +8,7 @@ import pytest
 from conftest import NOTEBOOKS, ROOT
 
 from authoring.minutes import announced
+from authoring.quiz_cell import quiz_markdown
 from finetuning import check
 from finetuning.check import exercise
 from finetuning.check.quiz import letters, questions
@@ -139,7 +140,7 @@ def test_every_objective_is_served_by_an_exercise():
 def test_the_lesson_shows_the_quiz_that_the_checker_marks(path):
     lesson = path.stem[:2]
     found = {cell.id: cell.source for cell in cells(path)}
-    assert found[f"{lesson}-quiz"].endswith(check.quiz_markdown(lesson))
+    assert found[f"{lesson}-quiz"].endswith(quiz_markdown(lesson))
     assert f'check.quiz("{lesson}", "")' in found[f"{lesson}-quiz-answers"]
     before, folded = found[f"{lesson}-quiz"].split("<details>")
     for question in questions(lesson):

@@ -247,7 +247,7 @@ def _(world):
     return said_by(runs).strip().splitlines()[-1]
 
 
-@fault("launch: a taken port", "Port .* is taken by another program or run; give another one")
+@fault("launch: a taken port", "Port .* is taken by another program or run; give another")
 def _(world):
     one = jobs.training_job(world.workspace, "port", steps=3)
     with socket.socket() as taken:

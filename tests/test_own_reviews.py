@@ -305,7 +305,7 @@ def test_classes_are_counted_after_limit_split_and_copies(tmp_path):
     path = written(
         tmp_path / "few.csv", delimited(("text", "label"), rare[1:11] + [(f"joy {i}", 1) for i in range(10)])
     )
-    refused(path, r"After the split 'test' is taken from it, train holds 16 reviews; at least 34 are needed")
+    refused(path, r"few.csv \(train\) holds 20 reviews; at least 34 are needed")
     copies = Dataset.from_dict({"text": ["Same"] * 50 + list(map(str, range(30))), "label": [0] * 50 + [1] * 30})
     splits = DatasetDict(dict.fromkeys(("train", "validation", "test"), copies))
     with pytest.raises(CourseError, match=r"Without .* the same text .* at least 5 of each"):

@@ -12,11 +12,10 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from finetuning.errors import CourseError
 from finetuning.files import sealed_aside
 from finetuning.profiles import FOUND, Columns
-from finetuning.reviews import LABEL, TEXT, clean_text, need_column
+from finetuning.reviews import KNOWN, LABEL, TEXT, clean_text, need_column
 from finetuning.sources import EXPECTED, LABELS, read_place
 
 TOKENS = ("text", "label", "input_ids", "attention_mask", "labels")  # columns that the lessons make
-RATING = ("stars", "star", "starrating", "rating", "score", "overall")  # columns that hold ratings, unless 0 and 1
 LEAST = 5  # reviews of each label to learn from, and HELD to choose by and to measure on
 HELD = 2
 IN_ALL = 34  # reviews to learn from: an epoch of less than two batches is none
@@ -36,13 +35,12 @@ def load_reviews(
     splits = DatasetDict(_with_labels(place, read_place(place, revision, columns), columns))
     whole = "test" in splits
     for name, split in splits.items():
-        _check_classes(split, f"{place} ({name})", HELD if name != "train" else LEAST if whole else 2 * LEAST)
+        _check_split(split, f"{place} ({name})", name, LEAST if whole else 2 * LEAST)
     if not whole:
         splits = split_off(splits, "test", 0.2, seed)
     for name in splits if limit else ():
         splits[name] = take(splits[name], limit if name != "validation" else max(2 * HELD, limit // 5), seed, HELD)
         _check_split(splits[name], f"Cut to LIMIT={limit}, {place} ({name})", name)
-    _check_split(splits["train"], f"{place} (train)", "train")
     return splits
 
 
@@ -96,7 +94,7 @@ def _label_rule(words: set[str], column: str, rating: str) -> tuple[dict[str, in
     elif given == {-1, 1}:
         low, high = -1.0, 1.0
     else:
-        stars = any("star" in word for word in words) or re.sub(r"[\W_]", "", column).lower() in RATING
+        stars = any("star" in word for word in words) or re.sub(r"[\W_]", "", column).lower() in KNOWN["ratings"]
         five, ten = 4 <= max(given) <= 5 and min(given) >= 5 - max(given), 5 < max(given) <= 10 and min(given) >= 0
         if not stars or not (five or ten):
             return dict(LABELS), ""
@@ -105,17 +103,13 @@ def _label_rule(words: set[str], column: str, rating: str) -> tuple[dict[str, in
     return labels, f"up to {low:g} is negative, from {high:g} positive"
 
 
-def _check_classes(split: Dataset, where: str, needed: int) -> None:
+def _check_split(split: Dataset, where: str, name: str, least: int = LEAST) -> None:
     counts = np.bincount(np.array(split["label"][:], dtype=int), minlength=2)
-    if counts.min() < needed:
+    if counts.min() < (needed := least if name == "train" else HELD):
         raise CourseError(
             f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; at least {needed} of each are "
             "needed to learn from, to choose by and to measure on."
         )
-
-
-def _check_split(split: Dataset, where: str, name: str) -> None:
-    _check_classes(split, where, LEAST if name == "train" else HELD)
     if name == "train" and len(split) < IN_ALL:
         raise CourseError(f"{where} holds {len(split)} reviews; at least {IN_ALL} are needed to learn from.")
 

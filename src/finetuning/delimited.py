@@ -10,9 +10,7 @@ from typing import Any
 
 LONGEST_CELL = 2**24  # characters; a longer one is taken for a quote that was never closed
 FEW = 20  # a column of no more different forms is one by which a row is known
-STRAY = (
-    'a quote (") opens here and swallows what follows; put the text in quotes as a whole, with "" for a quote inside it'
-)
+STRAY = 'a quote (") opens here and swallows what follows; put the whole text in quotes, with "" for a quote inside it'
 WRONG = {
     "unexpected end": "a quote opens here and is never closed; the rest of the file is inside it",
     "field limit": "a text of many million characters; is a quote never closed?",

@@ -25,9 +25,12 @@ PARTS = {
 }
 
 
-def figure(title: str, *, width: float = 8.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
-    """A titled figure in the course's style: (figure, axes)."""
+def figure(
+    title: str, *, width: float = 8.0, height: float = 4.0, columns: int = 1, grid: str = "both"
+) -> tuple[Figure, Any]:
+    """A titled figure in the course's style: (figure, axes); ``grid``: the axes with grid lines."""
     plt.style.use(ASSETS / "course.mplstyle")
+    plt.rcParams["axes.grid.axis"] = grid
     fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", fontsize=14)
     return fig, axes
@@ -58,7 +61,7 @@ def plot_truncation(limits: list[int], cut: np.ndarray, lost: np.ndarray, max_le
 
 def plot_padding(tokens: dict[str, int], real: int) -> Figure:
     """Bars of the tokens computed per epoch by padding strategy, the real ones marked."""
-    fig, ax = figure("Tokens computed in one epoch", height=0.8 + 0.8 * len(tokens))
+    fig, ax = figure("Tokens computed in one epoch", height=0.8 + 0.8 * len(tokens), grid="x")
     names = list(tokens)
     ax.barh(names, [tokens[name] for name in names], color=ORANGE, label="padding")
     ax.barh(names, [real] * len(names), color=BLUE, label="real tokens")
@@ -66,7 +69,6 @@ def plot_padding(tokens: dict[str, int], real: int) -> Figure:
         ax.text(tokens[name], i, f" {1 - real / tokens[name]:.0%} padding", va="center")
     ax.set(xlabel="tokens", xlim=(0, 1.25 * max(tokens.values())))
     ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     ax.legend(loc="lower right")
     return fig
@@ -74,12 +76,11 @@ def plot_padding(tokens: dict[str, int], real: int) -> Figure:
 
 def plot_words(negative: list[tuple[str, float]], positive: list[tuple[str, float]]) -> Figure:
     """The terms with the largest weights of a linear classifier, towards negative and towards positive."""
-    fig, ax = figure("What the bag of words goes by", height=0.3 * (len(negative) + len(positive)) + 1)
+    fig, ax = figure("What the bag of words goes by", height=0.3 * (len(negative) + len(positive)) + 1, grid="x")
     words, weights = zip(*positive, *negative[::-1], strict=True)
     ax.barh(words, weights, color=[BLUE if weight > 0 else ORANGE for weight in weights])
     ax.set(xlabel="weight in the logistic regression (right: towards positive)")
     ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
     return fig
 
 
@@ -165,7 +166,7 @@ def plot_losses(curves: dict[str, list[float]], title: str = "Training loss, run
 
 def plot_rank_memory(counted: dict[str, dict[str, dict[str, int]]], title: str = "What each rank holds") -> Figure:
     """Stacked bars of bytes per rank. ``counted``: group (a precision, say) -> stage -> component -> bytes."""
-    fig, axes = figure(title, width=11, columns=len(counted))
+    fig, axes = figure(title, width=11, columns=len(counted), grid="y")
     top = max(sum(parts.values()) for stages in counted.values() for parts in stages.values()) / 2**20
     for ax, (group, stages) in zip(np.atleast_1d(axes), counted.items(), strict=True):
         floor = np.zeros(len(stages))
@@ -176,20 +177,18 @@ def plot_rank_memory(counted: dict[str, dict[str, dict[str, int]]], title: str =
         for i, height in enumerate(floor):
             ax.text(i, height, f"{height:.3g}", ha="center", va="bottom")
         ax.set(xlabel=f"{group}: ZeRO stage", ylabel="MiB per rank", ylim=(0, 1.15 * top))
-        ax.grid(axis="x", visible=False)
     np.atleast_1d(axes)[-1].legend(fontsize=10)
     return fig
 
 
 def plot_step_cost(seconds: dict[str, float], sent: dict[str, int | None]) -> Figure:
     """Seconds per optimizer step and bytes that each rank sends in it: name -> value (None: not measured)."""
-    fig, (left, right) = figure("What a step costs", width=11, columns=2)
+    fig, (left, right) = figure("What a step costs", width=11, columns=2, grid="y")
     left.bar(list(seconds), list(seconds.values()), color=BLUE, width=0.7)
     left.set(xlabel="run", ylabel="seconds per optimizer step")
     right.bar(list(sent), [(value or 0) / 2**20 for value in sent.values()], color=ORANGE, width=0.7)
     right.set(xlabel="run", ylabel="MiB sent per rank and step")
     for ax in (left, right):
-        ax.grid(axis="x", visible=False)
         ax.tick_params(axis="x", rotation=20)
     return fig
 
@@ -293,7 +292,7 @@ def plot_coverage(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 def plot_slices(table: pd.DataFrame) -> Figure:
     """Accuracy of two methods by slice with 95 % intervals. ``table``: as ``slices.slice_table`` gives it."""
     methods = [name.removesuffix(" low") for name in table.columns if name.endswith(" low")]
-    fig, ax = figure("Where is each of them right?", width=9, height=1.4 + 0.4 * len(table))
+    fig, ax = figure("Where is each of them right?", width=9, height=1.4 + 0.4 * len(table), grid="x")
     for method, colour, marker, shift in zip(methods, (BLUE, ORANGE), "os", (-0.14, 0.14), strict=True):
         at = np.arange(len(table)) + shift
         ax.hlines(at, table[f"{method} low"], table[f"{method} high"], color=colour, linewidth=2, alpha=0.6)
@@ -301,14 +300,13 @@ def plot_slices(table: pd.DataFrame) -> Figure:
     small = np.where(table["note"] == "", "", ", small")
     names = [f"{name} ({n}{note})" for name, n, note in zip(table["slice"], table["reviews"], small, strict=True)]
     ax.set(xlabel="accuracy", yticks=range(len(table)), yticklabels=names, ylim=(len(table) - 0.5, -0.5))
-    ax.grid(axis="y", visible=False)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return fig
 
 
 def plot_factors(rows: list[dict], title: str) -> Figure:
     """A waterfall of speed: each change goes on where the one before ended. ``rows`` of ``contenders.factors``."""
-    fig, ax = figure(title, width=9, height=1.2 + 0.55 * len(rows))
+    fig, ax = figure(title, width=9, height=1.2 + 0.55 * len(rows), grid="x")
     before = rows[0]["times"]["median"]
     for i, row in enumerate(rows):
         now = row["times"]["median"]
@@ -321,5 +319,4 @@ def plot_factors(rows: list[dict], title: str) -> Figure:
     ax.set_yticklabels([row["name"] for row in rows])
     ax.set_xlim(0, 1.4 * max(row["times"]["high"] for row in rows))
     ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
     return fig

@@ -10,6 +10,7 @@ import json
 import lzma
 import re
 import sys
+import tomllib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -18,17 +19,12 @@ from typing import Any, NamedTuple
 
 from finetuning.delimited import LONGEST_CELL, read_delimited
 from finetuning.errors import CourseError
+from finetuning.profiles import ASSETS
 
-FORMATS = {
-    ".csv": "delimited", ".tsv": "delimited", ".tab": "delimited", ".txt": "delimited", ".jsonl": "json",
-    ".ndjson": "json", ".json": "json", ".parquet": "table", ".arrow": "table", ".feather": "table",
-}  # fmt: skip
+KNOWN: dict[str, Any] = tomllib.loads((ASSETS / "reviews.toml").read_text(encoding="utf-8"))
+FORMATS, TEXT, LABEL = KNOWN["formats"], KNOWN["text"], KNOWN["label"]
 KINDS = "CSV, TSV, JSON Lines, JSON, Parquet or Arrow file, which may be packed by gzip"
 UNPACK: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by first bytes
-TEXT = ("text", "review", "sentence", "content", "comment", "reviewtext", "reviewbody", "reviewcontent", "body")
-LABEL = (
-    "label", "sentiment", "polarity", "stars", "rating", "class", "score", "star", "starrating", "overall", "target",
-)  # fmt: skip
 LONGEST = 100_000  # characters; what follows in a longer text is cut when it is cleaned
 # What the libraries raise on a damaged file; pyarrow's errors are ValueErrors, too.
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, NotImplementedError, zlib.error, lzma.LZMAError)
@@ -54,6 +50,7 @@ class Row(NamedTuple):
 class ReviewFile(NamedTuple):
     """A file being read: its rows, a function for the share that is read (None: unknown), and the column of texts."""
 
+    name: str | Path
     rows: Iterator[Row]
     share: Callable[[], float | None]
     text: str
@@ -158,17 +155,19 @@ def _text_file(file: Any, name: str | Path, suffix: str, text: str) -> ReviewFil
     lines = io.TextIOWrapper(stream, "utf-16" if wide else "utf-8-sig", "strict" if wide else "surrogateescape", "")
     size = name.stat().st_size if isinstance(name, Path) else 0
     rows, column = (_json_rows if FORMATS[suffix] == "json" else _delimited_rows)(lines, name, suffix, text)
-    return ReviewFile(rows, lambda: (1.0 if file.closed else file.tell() / size) if size else None, column)
+    return ReviewFile(name, rows, lambda: (1.0 if file.closed else file.tell() / size) if size else None, column)
 
 
 def _delimited_rows(lines: io.TextIOWrapper, name: str | Path, suffix: str, text: str) -> tuple[Iterator[Row], str]:
     delimiters = "\t,;|" if suffix in (".tsv", ".tab", ".txt") else ",;\t|"
     head, records = read_delimited(lines, delimiters, lambda head: find_column(head, TEXT, text))
-    if not head:
+    if not "".join(head).strip():
         raise CourseError(f"{name} begins with no line of column names; expected is one with a column 'text'.")
     if re.search("[\x00\ud800-\udfff]", "".join(head)):
         raise CourseError(f"{name} is not UTF-8 text; save it as UTF-8.")
     column = need_column(name, head, TEXT, text)
+    twice = {one for one in head if head.count(one) > 1}  # as pandas does it: each gets a name of its own
+    head = [f"{one}.{head[: i + 1].count(one)}" if one in twice else one for i, one in enumerate(head)]
     rows = (Row(f"line {n}", {} if said else dict(zip(head, cells, strict=False)), said) for n, cells, said in records)
     return rows, column
 
@@ -257,7 +256,7 @@ def _table_file(path: Path, suffix: str, text: str, only_text: bool) -> ReviewFi
                     read += 1
                     yield Row(f"row {read}", dict(zip(names, cells, strict=True)))
 
-    return ReviewFile(rows(), lambda: read / max(1, total) if total is not None else None, column)
+    return ReviewFile(path, rows(), lambda: read / max(1, total) if total is not None else None, column)
 
 
 def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, dict[int, str]]:

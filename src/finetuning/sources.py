@@ -9,18 +9,13 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from finetuning.errors import CourseError, hub_error
 from finetuning.profiles import Columns, as_place
-from finetuning.reviews import FORMATS, kind, open_reviews, problem_of
+from finetuning.reviews import FORMATS, KNOWN, kind, open_reviews, problem_of
 
-LABELS = {
-    "0": 0, "1": 1, "0.0": 0, "1.0": 1, "negative": 0, "positive": 1, "neg": 0, "pos": 1, "false": 0, "true": 1,
-}  # fmt: skip
+LABELS, SPLITS = KNOWN["labels"], KNOWN["splits"]
 EXPECTED = (
     "expected are a text in column 'text' and 0/1, negative/positive, neg/pos or True/False in column 'label'; "
     "columns of other names are given by TEXT= and LABEL=, ratings by RATING=low,high"
 )
-SPLITS = {
-    "train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "testing"),
-}  # fmt: skip
 
 
 def read_place(place: str, revision: str | None, columns: Columns) -> dict[str, Dataset]:
@@ -94,9 +89,7 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
                 held = f"{len(shards)} of the shards of {name!r}; all of {shards[0].name} are needed"
                 raise CourseError(f"{folder} holds {held}.")
         elif len(found) > 1:
-            raise CourseError(
-                f"{folder} holds {shown}, and one file of the split {name!r} is expected; leave one there."
-            )
+            raise CourseError(f"{folder} holds {shown}, and one file of the split {name!r} is expected; leave one.")
         if found:
             files[name] = found
         if others := [file.name for file in near if file not in found]:  # near are they all

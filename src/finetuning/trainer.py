@@ -91,42 +91,36 @@ def resume_point(args: TrainingArguments, reviews: Path) -> str | None:
     return last_whole_checkpoint(folder)
 
 
-def keep_checkpoints() -> TrainerCallback:
+class keep_checkpoints(TrainerCallback):
     """A callback that seals every checkpoint, so that a torn one is known, and counts the seconds of training.
 
     Its ``seconds`` hold those of earlier, interrupted parts too: a checkpoint remembers how long it took to get there.
     """
 
-    class Keep(TrainerCallback):
-        seconds = 0.0
+    seconds = 0.0
 
-        def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-            seal_of = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SEAL
-            self.before = json.loads(seal_of.read_text())["seconds"] if state.global_step else 0.0
-            self.began = time.perf_counter()
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        seal_of = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SEAL
+        self.before = json.loads(seal_of.read_text())["seconds"] if state.global_step else 0.0
+        self.began = time.perf_counter()
 
-        def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-            self._count()
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", seconds=self.seconds)
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        self.on_train_end()
+        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", seconds=self.seconds)
 
-        def on_train_end(self, *_: Any, **__: Any) -> None:
-            self._count()
-
-        def _count(self) -> None:
-            self.seconds = self.before + time.perf_counter() - self.began
-
-    return Keep()
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.seconds = self.before + time.perf_counter() - self.began
 
 
-def stop_after(epochs: float) -> TrainerCallback:
-    """A callback that ends training after so many epochs, with a checkpoint, as if the power had failed then."""
+class stop_after(TrainerCallback):
+    """A callback that ends training after so many ``epochs``, with a checkpoint, as if the power had failed then."""
 
-    class Stop(TrainerCallback):
-        def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-            control.should_training_stop, control.should_save = state.epoch >= epochs, True
-            return control
+    def __init__(self, epochs: float) -> None:
+        self.epochs = epochs
 
-    return Stop()
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
+        control.should_training_stop, control.should_save = state.epoch >= self.epochs, True
+        return control
 
 
 def curves(log_history: list[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -99,9 +99,7 @@ class Workspace:
         self.name = name
         self.path = run_folder(name)
         if glob.escape(str(self.path)) != str(self.path):
-            raise CourseError(
-                f"DeepSpeed takes the *, ? or [ in {self.path} for a pattern; set FINETUNING_RUNS elsewhere."
-            )
+            raise CourseError(f"DeepSpeed takes *, ? or [ in {self.path} for a pattern; set FINETUNING_RUNS elsewhere.")
         self.settings = settings
         self.data, self.models = self.path / "data", self.path / "models"
         self.logs, self.notebooks = self.path / "logs", self.path / "notebooks"

@@ -11,7 +11,7 @@ from finetuning.check.lesson02 import choose_prompt, decisive_word, interval, ma
 from finetuning.check.lesson03 import bought, mask_padding, pick_training, positive_probability
 from finetuning.check.lesson04 import accumulated_loss, lowest_stage, reshard, zero_bytes
 from finetuning.check.lesson05 import calibration_error, mcnemar, negation_slice, stream_answers
-from finetuning.check.quiz import quiz, quiz_markdown
+from finetuning.check.quiz import quiz
 
 EXERCISES = {
     "01": (leaks, star_words, length_limit, padding_waste),
@@ -21,10 +21,4 @@ EXERCISES = {
     "05": (mcnemar, calibration_error, negation_slice, stream_answers),
 }
 
-__all__ = [
-    "EXERCISES",
-    "compare",
-    "quiz",
-    "quiz_markdown",
-    *(one.__name__ for found in EXERCISES.values() for one in found),
-]
+__all__ = ["EXERCISES", "compare", "quiz", *(one.__name__ for found in EXERCISES.values() for one in found)]

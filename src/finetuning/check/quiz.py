@@ -28,21 +28,6 @@ def letters(question: dict) -> list[str]:
     return [key for key in question if len(key) == 1]
 
 
-def quiz_markdown(lesson: str) -> str:
-    """A quiz as the lesson shows it.
-
-    The questions with their choices, and below them, folded, a word on every choice.
-    """
-    asked, explained = [], []
-    for i, question in enumerate(questions(lesson), 1):
-        choices = [f"   - **{letter}** {question[letter][0]}" for letter in letters(question)]
-        asked.append("\n".join([f"{i}. {question['ask']}", *choices]))
-        words = [f"{letter}: {question[letter][1]}" for letter in letters(question)]
-        explained.append(f"{i}. **{question['right']}.** " + " ".join(words))
-    head = "<details><summary>The answers, each choice explained</summary>"
-    return "\n".join([*asked, "", head, "", *explained, "", "</details>"])
-
-
 def quiz(lesson: str, answers: Any = "") -> None:
     """Answer a quiz: one letter per question, as in ``"b c a"``, ``"1b 2c 3a"`` or a list.
 

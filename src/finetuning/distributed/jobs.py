@@ -67,9 +67,7 @@ def read_jobs(file: Path) -> list[TrainingJob]:
         trainings = content if isinstance(content, list) else [content]
         jobs = [TrainingJob(**(values | {"settings": Profile(**values["settings"])})) for values in trainings]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CourseError(
-            f"{file} holds no training ({error}); lesson 04 writes such files to a run's logs/."
-        ) from error
+        raise CourseError(f"{file} holds no training ({error}); lesson 04 writes such files to logs/.") from error
     if not jobs:
         raise CourseError(f"{file} holds an empty list, no training.")
     return jobs

@@ -16,7 +16,7 @@ from pathlib import Path
 from subprocess import PIPE
 
 import numpy as np
-import torch
+from torch.cuda import device_count
 
 from finetuning.distributed.jobs import TrainingJob, jobs_as_json, training_job
 from finetuning.distributed.zero import check_locks
@@ -48,7 +48,7 @@ def run(
     jobs = jobs if isinstance(jobs, list) else [jobs]
     if any(job.deepspeed for job in jobs):
         check_locks()
-    if several and _gpus():  # processes that have touched a GPU cannot be copied, so each training pays its own start
+    if several and device_count():  # processes that have touched a GPU cannot be copied, so each pays its own start
         return [run(job, ranks=ranks, launcher=launcher, port=port, limit=limit) for job in jobs]
     for job in jobs:
         folder = Path(job.folder)
@@ -85,7 +85,7 @@ def command(launcher: str, config: str | Path, ranks: int, port: int = 29531) ->
         program = Path(sys.executable).with_name("deepspeed")
         if not program.exists():
             raise CourseError(f"The launcher {program} is missing; run make setup, or use launcher='torchrun'.")
-        options = f"--num_{'gpus' if _gpus() else 'accelerators'} {ranks} --master_port {port} --module".split()
+        options = f"--num_{'gpus' if device_count() else 'accelerators'} {ranks} --master_port {port} --module".split()
         return [[sys.executable, str(program), *options, *script[1:]]]
     raise CourseError(f"There is no launcher {launcher!r}; choose 'torchrun', 'deepspeed' or 'two nodes'.")
 
@@ -99,9 +99,7 @@ def free_port(port: int = 0) -> int:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise CourseError(
-                f"Port {port} is taken by another program or run; give another one (port=...)."
-            ) from error
+            raise CourseError(f"Port {port} is taken by another program or run; give another (port=...).") from error
         return probe.getsockname()[1]
 
 
@@ -135,10 +133,6 @@ def largest_trainable(
     return fitted
 
 
-def _gpus() -> int:
-    return torch.cuda.device_count()
-
-
 def _environment(ranks: int) -> dict[str, str]:
     ours = {
         "FINETUNING_WATCHED": "1",
@@ -146,7 +140,7 @@ def _environment(ranks: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(max(1, usable_cores() // ranks)),
         "PYTHONUNBUFFERED": "1",
     }
-    if not _gpus():
+    if not device_count():
         ours["DS_ACCELERATOR"] = "cpu"
     # A notebook kernel may hold the rank of an earlier cell; each launcher gives its processes their own.
     theirs = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
@@ -195,9 +189,7 @@ def universal_checkpoint(job: TrainingJob) -> TrainingJob:
     """
     last = last_whole_checkpoint(job.folder)
     if last is None or job.deepspeed is None:
-        raise CourseError(
-            f"The training {job.name!r} has no whole checkpoint in {job.folder}; run it with save_steps first."
-        )
+        raise CourseError(f"{job.name!r} has no whole checkpoint in {job.folder}; run it with save_steps first.")
     checkpoint = Path(last)
     tag = (checkpoint / "latest").read_text().strip()
     settings = json.loads(Path(job.deepspeed).read_text())

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from torch.nn import Module
+from torch.utils._pytree import tree_leaves
 
 from finetuning.results import ResultRow
 
@@ -109,16 +110,7 @@ def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
 
 def _tensors(owner: Any, *attributes: str) -> list:
     """The tensors that lie under these attributes of an object, in lists and dicts or alone."""
-    tensors, waiting = [], [getattr(owner, attribute, None) for attribute in attributes]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, (list, tuple)):
-            waiting += value
-        elif value is not None:
-            tensors.append(value)
-    return tensors
+    return tree_leaves([getattr(owner, attribute, None) for attribute in attributes])
 
 
 def _stored(tensors: list) -> dict[int, int]:

@@ -3,10 +3,10 @@
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from finetuning.distributed import progress
@@ -74,8 +74,5 @@ class StepMeter(TrainerCallback):
 
 def loopback_bytes() -> int | None:
     """Bytes that this machine has sent to itself so far (Linux, else None), as ranks on one machine do on a CPU."""
-    counters = Path("/proc/net/dev")
-    if not counters.exists():
-        return None
-    line = next((line for line in counters.read_text().splitlines() if line.strip().startswith("lo:")), None)
-    return int(line.split()[9]) if line else None
+    loopback = psutil.net_io_counters(pernic=True).get("lo")
+    return loopback.bytes_sent if loopback else None

@@ -8,11 +8,13 @@ activations for eager attention and no dropout, as the course trains on a CPU (d
 import json
 import math
 import re
+import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import T5Config, T5ForConditionalGeneration
@@ -20,17 +22,9 @@ from transformers import T5Config, T5ForConditionalGeneration
 from finetuning.distributed.activations import activation_bytes
 from finetuning.distributed.zero import import_deepspeed
 from finetuning.errors import CourseError
-from finetuning.profiles import describe
+from finetuning.profiles import ASSETS, describe
 
-# The T5 family of Raffel et al. 2020, from the config.json of google-t5/t5-small ... t5-11b on the Hub.
-_SHARED = {"vocab_size": 32128, "decoder_start_token_id": 0}
-FAMILY = {
-    "google-t5/t5-small": {**_SHARED, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
-    "google-t5/t5-base": {**_SHARED, "d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
-    "google-t5/t5-large": {**_SHARED, "d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
-    "google-t5/t5-3b": {**_SHARED, "d_model": 1024, "d_kv": 128, "d_ff": 16384, "num_layers": 24, "num_heads": 32},
-    "google-t5/t5-11b": {**_SHARED, "d_model": 1024, "d_kv": 128, "d_ff": 65536, "num_layers": 24, "num_heads": 128},
-}
+FAMILY = tomllib.loads((ASSETS / "t5_family.toml").read_text(encoding="utf-8"))
 # Simplest first: sharding costs messages, offload costs copies. ``plain`` is the Trainer alone; the others are the
 # names of the course's DeepSpeed configurations.
 STRATEGIES = {
@@ -78,22 +72,15 @@ class Plan:
     advice: str
 
     def __str__(self) -> str:
-        head = ("strategy", "micro-batch", *self.rows[0].bytes, "sum", "main memory")
-        table = [head]
-        for row in self.rows:
-            sizes = [f"{size / 1e9:.2f}" for size in (*row.bytes.values(), row.total)]
-            host = f"{row.host_bytes / 1e9:.0f}" if row.host_bytes else "-"
-            table.append((row.strategy, str(row.micro_batch or "too large"), *sizes, host))
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            f"{self.model}: {self.parameters:,} parameters on {_gpus(self.gpus)} of {_gb(self.memory)}, "
-            f"{_gb(self.usable)} of it usable",
-            "GB (1e9 bytes) per GPU; main memory per node",
-        ]
-        for cells in table:
-            first, *rest = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-            lines.append("  ".join([first.strip().ljust(widths[0]), *rest]))
-        return "\n".join([*lines, self.advice])
+        table = pd.DataFrame(
+            {"strategy": row.strategy, "micro-batch": row.micro_batch or "too large"}
+            | {part: f"{size / 1e9:.2f}" for part, size in (row.bytes | {"sum": row.total}).items()}
+            | {"main memory": f"{row.host_bytes / 1e9:.0f}" if row.host_bytes else "-"}
+            for row in self.rows
+        )
+        head = f"{self.model}: {self.parameters:,} parameters on {_gpus(self.gpus)} of {_gb(self.memory)}, "
+        head += f"{_gb(self.usable)} of it usable\nGB (1e9 bytes) per GPU; main memory per node"
+        return "\n".join([head, table.to_string(index=False), self.advice])
 
 
 def plan(

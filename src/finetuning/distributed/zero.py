@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from types import ModuleType
 
+import psutil
+
 from finetuning.errors import CourseError
 from finetuning.profiles import ASSETS
 
@@ -79,17 +81,13 @@ def check_locks() -> None:
 
     The lock of a build that still runs is open in its process.
     """
-    import psutil
-
     held: set[str] = set()
     for lock in sorted(extensions().rglob("lock")):
         for process in () if held else psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 held |= {file.path for file in process.open_files()}
         if str(lock.resolve()) not in held and lock.exists():
-            raise CourseError(
-                f"A build that was killed has left {lock}, on which every start would wait; delete that file."
-            )
+            raise CourseError(f"A build that was killed has left {lock}, on which every start waits; delete that file.")
 
 
 def built_cpu_adam() -> type | None:

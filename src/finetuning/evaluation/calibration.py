@@ -38,9 +38,8 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, edges: np.ndarr
 
     Guo et al. 2017 (arXiv 1706.04599), equation 3.
     """
-    gaps = np.bincount(
-        _bins(confidence, edges), weights=np.asarray(confidence) - right
-    )  # bin by bin, times its reviews
+    # bin by bin, times its reviews
+    gaps = np.bincount(_bins(confidence, edges), weights=np.asarray(confidence) - right)
     return float(np.abs(gaps).sum() / len(confidence))
 
 

@@ -32,10 +32,11 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "") -> t
     positive one. A review that cannot be read is named on standard error and skipped. Raises CourseError for a
     file that cannot be read at all.
     """
-    rows, share, column = open_reviews(path, text=column, only_text=True)
-    first = next(rows, None)
+    file = open_reviews(path, text=column, only_text=True)
+    first = next(file.rows, None)
     if first is None:
-        raise CourseError(f"{_name(path)} holds no reviews.")
+        raise CourseError(f"{file.name} holds no reviews.")
+    from finetuning.batching import length_sorted_batches
     from finetuning.labels import LABEL_WORDS, score_labels  # not before the file is known to be one
     from finetuning.shipping.usage import load_shipped
 
@@ -46,35 +47,27 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "") -> t
     written = skipped = 0
     began = last_line = time.monotonic()
     with tqdm(unit=" reviews", disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True) as progress:
-        if column != TEXT[0]:
-            progress.write(f"text from column {column!r}", file=sys.stderr)
-        for texts, problems in _chunks(chain([first], rows), column):
+        if file.text != TEXT[0]:
+            progress.write(f"text from column {file.text!r}", file=sys.stderr)
+        for texts, problems in _chunks(chain([first], file.rows), file.text):
             for place, problem in problems:
-                progress.write(f"{_name(path)}, {place}: {problem}; skipped", file=sys.stderr)
+                progress.write(f"{file.name}, {place}: {problem}; skipped", file=sys.stderr)
             written, skipped = written + len(texts), skipped + len(problems)
-            progress.total = round((written + skipped) / read) if (read := share()) else None
+            progress.total = round((written + skipped) / read) if (read := file.share()) else None
             progress.update(len(problems))
-            scores: dict[int, np.ndarray] = {}
-            for group in _by_length(texts):
-                batch = [texts[number] for number in group]
-                answers, _ = score_labels(model, tokenizer, batch, **asked)
-                scores.update(zip(group, answers, strict=True))
+            cleaned, scores = list(texts.values()), np.zeros((len(texts), 2))
+            # in groups of similar length: little is padded, and progress shows in between
+            for group in length_sorted_batches([len(text) for text in cleaned], GROUP):
+                scores[group], _ = score_labels(model, tokenizer, [cleaned[i] for i in group], **asked)
                 progress.update(len(group))
-            for number in texts:
-                word = LABEL_WORDS[scores[number].argmax()]
-                table.writerow((number, word, f"{scores[number][1]:.6f}"))
+            for number, score in zip(texts, scores, strict=True):
+                table.writerow((number, LABEL_WORDS[score.argmax()], f"{score[1]:.6f}"))
             output.flush()
             done, now = written + skipped, time.monotonic()
             if progress.disable and now - last_line > EVERY:
                 last_line = now
                 progress.write(f"{done:,} reviews done, {done / (now - began):,.0f} per second", file=sys.stderr)
     return written, skipped
-
-
-def _by_length(texts: dict[int, str]) -> list[list[int]]:
-    """The row numbers of a chunk in groups of similar length: little is padded, and progress shows in between."""
-    order = sorted(texts, key=lambda number: -len(texts[number]))
-    return [order[start : start + GROUP] for start in range(0, len(order), GROUP)]
 
 
 def _chunks(rows: Iterable[Row], column: str) -> Iterator[tuple[dict[int, str], list[tuple[str, str]]]]:
@@ -104,7 +97,3 @@ def _cleaned(row: Row, column: str) -> tuple[str, str]:
         return "", "the text is missing"
     text = clean_text(text)
     return text, "" if text else "the text is empty"
-
-
-def _name(path: str) -> str:
-    return "standard input" if path == "-" else path
