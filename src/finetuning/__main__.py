@@ -60,9 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--checkpointing", action="store_true", help="compute activations again instead of keeping them")
     plan.set_defaults(do=_plan, when_stopped="nothing was begun")
 
-    train = commands.add_parser(
-        "train", help="one training from a file, on one process; for more of them see lesson 04"
-    )
+    train = commands.add_parser("train", help="one training from a file, on one process; for more see lesson 04")
     train.add_argument("config", help="JSON file of a training, as lesson 04 writes them to a run's logs/")
     train.set_defaults(do=_train, when_stopped="the same command goes on from the last whole checkpoint")
     return parser
@@ -91,9 +89,8 @@ def _predict(given: argparse.Namespace) -> int:
             return 1
         raise CourseError(f"The predictions could not be written: {error.strerror}; free some space.") from error
     if skipped:
-        raise CourseError(
-            f"Skipped {skipped:,} of {written + skipped:,} reviews, each named above; labelled the other {written:,}."
-        )
+        total = f"{written + skipped:,} reviews, each named above"
+        raise CourseError(f"Skipped {skipped:,} of {total}; labelled the other {written:,}.")
     return 0
 
 

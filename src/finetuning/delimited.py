@@ -1,7 +1,5 @@
 """Delimited text (CSV and its kin), record by record: its beginning tells how it is written, the rest is checked."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -55,9 +53,7 @@ def read_delimited(
     return head, records
 
 
-def _records(
-    lines: Iterable[str], form: dict[str, Any], columns: int = 0, beside: Iterable[int] = ()
-) -> Iterator[Record]:
+def _records(lines: Iterable[str], form: dict, columns: int = 0, beside: Iterable[int] = ()) -> Iterator[Record]:
     """The records of a file of so many columns, those ``beside`` the text by their numbers; empty lines are left out.
 
     A record of several lines, more than one of which could be a row by itself, is no text with line breaks: a stray

@@ -1,7 +1,5 @@
 """What the reader can put right, in one sentence each with the way out."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

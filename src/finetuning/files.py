@@ -1,7 +1,5 @@
 """Files that are whole or not there: atomic writing, seals, checksums."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -48,9 +46,7 @@ def content_digest(place: str, pattern: str) -> str | None:
         return None
     if path.is_file():
         return file_digest(path)
-    files = sorted(
-        file for file in path.glob(pattern) if file.is_file() and file.name[0] != "." and file.suffix != ".md"
-    )
+    files = sorted(one for one in path.glob(pattern) if one.is_file() and one.name[0] != "." and one.suffix != ".md")
     return digest({file.relative_to(path).as_posix(): file_digest(file) for file in files})
 
 

@@ -1,7 +1,5 @@
 """What this machine has and what it is fast at, and what a process has used of it."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -7,18 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from httpx import HTTPError
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    T5ForConditionalGeneration,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5ForConditionalGeneration
 from transformers.utils.logging import disable_progress_bar
 
 from finetuning.errors import CourseError, hub_error
@@ -28,7 +21,7 @@ from finetuning.profiles import Profile
 
 def load_tokenizer(settings: Profile) -> PreTrainedTokenizerBase:
     """The profile's tokenizer. Raises CourseError when it can be neither found nor reached."""
-    return _from_hub_or_folder(AutoTokenizer, settings)
+    return _from_hub_or_folder(transformers.AutoTokenizer, settings)
 
 
 def load_model(settings: Profile, *, from_scratch: bool = False, dropout: float = 0.0) -> T5ForConditionalGeneration:
@@ -41,29 +34,27 @@ def load_model(settings: Profile, *, from_scratch: bool = False, dropout: float 
     # Taken for zero they cost nothing: measured in fp32 on two cores, a training step of pocket T5 takes 0.13 s instead
     # of 0.33 s.
     torch.set_flush_denormal(True)
-    _pass_over_tied_weights()
+    logging.getLogger("transformers.trainer").addFilter(_is_news)
     disable_progress_bar()  # the bar over a handful of weights; downloads keep theirs
     if not torch.cuda.is_available():  # else DeepSpeed, which accelerate imports, warns that it guesses so
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    config = _from_hub_or_folder(AutoConfig, settings)
+    config = _from_hub_or_folder(transformers.AutoConfig, settings)
     if config.model_type != "t5":
         raise CourseError(f"{settings.model} is a {config.model_type!r} model; this course fine-tunes T5 models.")
     # On a CPU the plain ("eager") attention is the faster one for T5; SDPA must add its position bias to every batch.
     attention = "sdpa" if torch.cuda.is_available() else "eager"
     if from_scratch:
-        set_seed(settings.seed)
+        transformers.set_seed(settings.seed)
         config.dropout_rate = dropout
-        return AutoModelForSeq2SeqLM.from_config(config, attn_implementation=attention).float()
+        return transformers.AutoModelForSeq2SeqLM.from_config(config, attn_implementation=attention).float()
     options = {"dtype": torch.float32, "dropout_rate": dropout, "attn_implementation": attention}
     return _from_hub_or_folder(T5ForConditionalGeneration, settings, use_safetensors=True, **options)
 
 
-def _pass_over_tied_weights() -> None:
-    """Drop a false alarm: a checkpoint stores T5's embedding once, and the Trainer misses its other names."""
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for a false alarm: a checkpoint stores T5's embedding once, and the Trainer misses its other names."""
     alarm = "There were missing keys in the checkpoint model loaded: ['encoder.embed_tokens.weight'"
-    logger = logging.getLogger("transformers.trainer")
-    if not logger.filters:
-        logger.addFilter(lambda record: not record.getMessage().startswith(alarm))
+    return not record.getMessage().startswith(alarm)
 
 
 def _from_hub_or_folder(kind: Any, settings: Profile, **options: Any) -> Any:
@@ -100,9 +91,7 @@ def parameter_table(model: PreTrainedModel) -> dict[str, int]:
     return parts
 
 
-def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, log_history: list[dict]
-) -> Path:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, history: list[dict]) -> Path:
     """Model (safetensors), tokenizer and the Trainer's log (``history.json``) in one sealed folder; returns the folder.
 
     The model is written under a temporary name first, so that a full disk leaves an older one as it was.
@@ -110,7 +99,7 @@ def save_model(
     with sealed_aside(folder, "then run the cell again") as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        (partial / "history.json").write_text(json.dumps(log_history))
+        (partial / "history.json").write_text(json.dumps(history))
         for file in partial.iterdir():  # safetensors lets nobody else read its files
             file.chmod((partial / "history.json").stat().st_mode)
     folder.mkdir(parents=True, exist_ok=True)

@@ -79,9 +79,7 @@ def choose(
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
             raise CourseError(f"{name} must be a whole number from 0 up to 4294967295, not {str(value)[:40]!r}.")
     if 0 < limit < SMALLEST_LIMIT:
-        raise CourseError(
-            f"limit must be 0 (all reviews) or at least {SMALLEST_LIMIT}, not {limit}: fewer teach nothing."
-        )
+        raise CourseError(f"limit must be 0 (all reviews) or at least {SMALLEST_LIMIT}; {limit} teach nothing.")
     if unknown := set(columns or {}) - set(Columns._fields):
         raise CourseError(f"columns has no {', '.join(unknown)}; it names {', '.join(Columns._fields)}.")
     given = Columns(**columns or {})
@@ -104,9 +102,7 @@ def as_place(place: str, name: str) -> str:
             return str(path.resolve())
     hub_id = r"[\w-][\w.-]*/[\w.-]+" if name == "reviews" else r"[\w-][\w.-]*(/[\w.-]+)?"
     if not re.fullmatch(hub_id, place) or re.search(r"\.(csv|tsv|txt|jsonl?|parquet|arrow|gz)$", place.lower()):
-        raise CourseError(
-            f"There is no file or folder {place[:200]!r}, and it is no Hub id; check what was given as {name}."
-        )
+        raise CourseError(f"There is no file or folder {place[:200]!r}, and it is no Hub id; check {name}.")
     return place
 
 

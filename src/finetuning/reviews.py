@@ -1,7 +1,5 @@
 """Files of reviews, read row by row: whole by lesson 01, a chunk at a time by ``python -m finetuning predict``."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import html

@@ -9,6 +9,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -125,8 +126,5 @@ class stop_after(TrainerCallback):
 
 def curves(log_history: list[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The Trainer's log as arrays: ``loss`` and ``eval_loss``/``eval_accuracy``, each as (epochs, values)."""
-    by_name = {}
-    for name in ("loss", "eval_loss", "eval_accuracy"):
-        points = [(entry["epoch"], entry[name]) for entry in log_history if name in entry]
-        by_name[name] = tuple(np.array(points).T) if points else (np.array([]), np.array([]))
-    return by_name
+    table = pd.DataFrame(log_history, columns=["epoch", "loss", "eval_loss", "eval_accuracy"])
+    return {name: tuple(table[["epoch", name]].dropna().to_numpy(float).T) for name in table.columns[1:]}

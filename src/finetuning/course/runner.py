@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +144,6 @@ def _execute(workspace: Workspace, lesson: str, source: Path, parameters: dict[s
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    register_engine()
     copy = workspace.notebooks / f"{lesson}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # bars as widgets would clutter the executed copies
@@ -152,8 +151,8 @@ def _execute(workspace: Workspace, lesson: str, source: Path, parameters: dict[s
     print(f"{lesson}  started", flush=True)
     try:
         papermill.execute_notebook(
-            source, copy, parameters=parameters, cwd=source.parent, engine_name="finetuning", kernel_name="python3",
-            progress_bar=False, log_output=False,
+            source, copy, parameters=parameters, cwd=source.parent, kernel_name="python3",
+            progress_bar=False, log_output=False, **_slow_cells(source),
             extra_arguments=["--IPKernelApp.log_level=50"],  # else a stopped kernel ends in a traceback
         )  # fmt: skip
     except PapermillExecutionError as error:
@@ -183,25 +182,19 @@ def _reason(error: PapermillExecutionError) -> str:
     return "\n  ".join([f"{error.ename}: {error.evalue}", *lines])
 
 
-def register_engine() -> None:
-    """Papermill's usual engine, made to print one line per slow cell instead of a progress bar."""
-    from papermill.engines import NBClientEngine, papermill_engines
+def _slow_cells(source: Path) -> dict[str, Callable]:
+    """The hooks of nbclient that print a line for each cell of more than two seconds."""
+    cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
+    count = sum(cell["cell_type"] == "code" for cell in cells) + 1  # with the parameters that papermill puts in
+    began = 0.0
 
-    class Engine(NBClientEngine):
-        @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-            report = nb_man.cell_complete
-            code = [cell for cell in nb_man.nb.cells if cell.cell_type == "code"]
+    def begin(**_: Any) -> None:
+        nonlocal began
+        began = time.monotonic()
 
-            def cell_complete(cell: Any, *positional: Any, **named: Any) -> None:
-                report(cell, *positional, **named)
-                seconds = cell.metadata.papermill.duration if cell.cell_type == "code" else None
-                if seconds and seconds > 2:
-                    lines = (line for line in cell.source.splitlines() if line and not line.startswith("#"))
-                    place = f"cell {code.index(cell) + 1}/{len(code)}"
-                    print(f"    {place}  {seconds:5.1f} s  {next(lines, '')[:70]}", flush=True)
+    def end(cell: Any, **_: Any) -> None:
+        if (seconds := time.monotonic() - began) > 2:
+            first = next((line for line in cell.source.splitlines() if line and not line.startswith("#")), "")
+            print(f"    cell {cell.execution_count}/{count}  {seconds:5.1f} s  {first[:70]}", flush=True)
 
-            nb_man.cell_complete = cell_complete
-            return super().execute_managed_notebook(nb_man, kernel_name, **options)
-
-    papermill_engines.register("finetuning", Engine)
+    return {"on_cell_execute": begin, "on_cell_executed": end}

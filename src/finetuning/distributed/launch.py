@@ -28,13 +28,9 @@ from finetuning.workspace import Workspace
 
 
 def run(
-    jobs: TrainingJob | list[TrainingJob],
-    *,
-    ranks: int = 2,
-    launcher: str = "torchrun",
-    port: int = 0,
+    jobs: TrainingJob | list[TrainingJob], *, ranks: int = 2, launcher: str = "torchrun", port: int = 0,
     limit: float = 600,
-) -> list:
+) -> list:  # fmt: skip
     """Start the trainings on ``ranks`` processes of this machine and return what each rank measured.
 
     ``jobs`` is one from ``jobs.training_job`` or a list of them, run in turn. Progress of rank 0 is printed as it
@@ -134,12 +130,8 @@ def largest_trainable(
 
 
 def _environment(ranks: int) -> dict[str, str]:
-    ours = {
-        "FINETUNING_WATCHED": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "OMP_NUM_THREADS": str(max(1, usable_cores() // ranks)),
-        "PYTHONUNBUFFERED": "1",
-    }
+    ours = {"FINETUNING_WATCHED": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
+    ours["OMP_NUM_THREADS"] = str(max(1, usable_cores() // ranks))
     if not device_count():
         ours["DS_ACCELERATOR"] = "cpu"
     # A notebook kernel may hold the rank of an earlier cell; each launcher gives its processes their own.

@@ -135,9 +135,8 @@ def verdict_lines(rows: dict[str, ResultRow], seconds: dict[str, list[float]]) -
         if row.bytes_per_rank
     }
     ranks = rows["deepspeed_zero0"].world_size
-    lines = [
-        f"{ranks} ranks without sharding (zero0): {pace(seconds['zero0'], seconds['plain'], 'the plain Trainer')}."
-    ]
+    whole = pace(seconds["zero0"], seconds["plain"], "the plain Trainer")
+    lines = [f"{ranks} ranks without sharding (zero0): {whole}."]
     for run, size in held.items():
         if run != "zero0":
             slower = pace(seconds[run], seconds["zero0"], "zero0")

@@ -9,11 +9,16 @@ import numpy as np
 import psutil
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from finetuning.distributed import progress
 from finetuning.distributed.jobs import TrainingJob
 from finetuning.distributed.memory import held_bytes, own_step_counters
 
+stream = 1  # where a rank tells the reader: the launcher's pipe, once ``train`` has sent standard output to the log
 COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first ones also allocate
+
+
+def show(line: str) -> None:
+    """Print a line for the reader; the libraries' own output goes to the rank's log."""
+    os.write(stream, f"| {line}\n".encode())
 
 
 class StepMeter(TrainerCallback):
@@ -69,7 +74,7 @@ class StepMeter(TrainerCallback):
         done = state.global_step == state.max_steps
         if args.process_index == 0 and "loss" in logs and (done or time.monotonic() - self.printed > 3):
             self.printed = time.monotonic()
-            progress.show(f"{self.job.name:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}")
+            show(f"{self.job.name:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}")
 
 
 def loopback_bytes() -> int | None:

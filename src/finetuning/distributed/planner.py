@@ -198,16 +198,14 @@ def state_bytes(parameters: int, largest: int, strategy: str, gpus: int) -> tupl
     return sizes, host if offloaded else 0
 
 
-def needed_bytes(
-    shape: T5Config, strategy: str, gpus: int, micro_batch: int, **setting: Any
-) -> tuple[dict[str, int], int]:
+def needed_bytes(shape: T5Config, strategy: str, gpus: int, reviews: int, **setting: Any) -> tuple[dict[str, int], int]:
     """Bytes per GPU by component for one way to train, and main memory per node: (dict, bytes).
 
     ``setting``: ``tokens`` and ``checkpointing``, as for ``activation_bytes``.
     """
     sizes, host = state_bytes(*count_parameters(shape), strategy, gpus)
     precision = "autocast" if strategy == "plain" else "bf16"
-    activations = activation_bytes(shape, micro_batch, precision=precision, **setting)
+    activations = activation_bytes(shape, reviews, precision=precision, **setting)
     return sizes | {"activations": sum(activations.values())}, host
 
 

@@ -18,25 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from datasets import load_from_disk
-from transformers import (
-    DataCollatorForSeq2Seq,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-    T5Config,
-    T5ForConditionalGeneration,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 
-from finetuning.distributed import progress
+from finetuning.distributed import meter
 from finetuning.distributed.jobs import TrainingJob, read_jobs
 from finetuning.distributed.memory import innermost
-from finetuning.distributed.meter import StepMeter
 from finetuning.distributed.zero import built_cpu_adam, import_deepspeed
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
@@ -69,11 +59,12 @@ def train(job: TrainingJob) -> dict:
         deepspeed.init_distributed()  # before any TrainingArguments, which would else start with one rank
     args = arguments(job)
     tokenizer = load_tokenizer(settings)
-    set_seed(settings.seed)
-    model = T5ForConditionalGeneration(T5Config(**job.shape)) if job.shape else load_model(settings)
+    transformers.set_seed(settings.seed)
+    shape = transformers.T5Config(**job.shape) if job.shape else None
+    model = transformers.T5ForConditionalGeneration(shape) if shape else load_model(settings)
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
-    meter = StepMeter(job)
-    meter.trainer = trainer = _trainer(job, args, model, tokenizer, meter)
+    watch = meter.StepMeter(job)
+    watch.trainer = trainer = _trainer(job, args, model, tokenizer, watch)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(job.folder) if job.save_steps else None)
     seconds = time.perf_counter() - began
@@ -87,7 +78,7 @@ def train(job: TrainingJob) -> dict:
         "train_reviews_per_second": job.steps * job.micro_batch * job.accumulation * args.world_size / seconds,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "steps": [entry["step"] for entry in trainer.state.log_history if "loss" in entry],
-        **meter.measured(), **peak_memory(),
+        **watch.measured(), **peak_memory(),
     }  # fmt: skip
     if job.save:
         trainer.save_model(job.folder)  # gathers the shards of all ranks
@@ -104,7 +95,7 @@ def train(job: TrainingJob) -> dict:
 
 def _trainer(
     job: TrainingJob, args: Seq2SeqTrainingArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-    meter: StepMeter,
+    watch: meter.StepMeter,
 ) -> Seq2SeqTrainer:  # fmt: skip
     """The Trainer of a job, as in lesson 03 but for what measures it."""
     rows = load_from_disk(job.reviews)["train"].select_columns(["input_ids", "labels"])
@@ -116,10 +107,10 @@ def _trainer(
     offloads = job.deepspeed and "offload_optimizer" in Path(job.deepspeed).read_text()
     cpu_adam = built_cpu_adam() if offloads else None
     trainer = Seq2SeqTrainer(
-        model, args, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        compute_loss_func=label_token_loss, callbacks=[meter],
+        model, args, train_dataset=rows, data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, model=model),
+        compute_loss_func=label_token_loss, callbacks=[watch],
     )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(transformers.PrinterCallback)
     if cpu_adam:
         trainer.optimizer_cls_and_kwargs = (cpu_adam, {"lr": args.learning_rate})
     return trainer
@@ -127,7 +118,7 @@ def _trainer(
 
 def shrink_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Save the saved weights anew, with their tokenizer: DeepSpeed stores T5's tied embedding several times."""
-    model = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model = transformers.T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -191,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     rank = int(os.environ.get("RANK", 0))
     log = Path(jobs[0].log).with_suffix(f".rank{rank}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    progress.stream = os.dup(1)
+    meter.stream = os.dup(1)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1), os.dup2(file, 2)
     watched = os.environ.get("FINETUNING_WATCHED") == "1"
@@ -213,7 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
             os._exit(run(job))
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
-            progress.show(f"rank {rank} of {job.name} was killed by signal {os.WTERMSIG(status)}")
+            meter.show(f"rank {rank} of {job.name} was killed by signal {os.WTERMSIG(status)}")
         if status:
             return 1
     return 0

@@ -1,7 +1,5 @@
 """Lesson 04: DeepSpeed imported without a compiler, its configurations, and its Adam for the CPU."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -25,9 +25,8 @@ def reliability(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) ->
     table = table.groupby("bin").agg(
         reviews=("accuracy", "size"), confidence=("confidence", "mean"), accuracy=("accuracy", "mean")
     )
-    table["low"], table["high"] = zip(
-        *(wilson_interval(np.asarray(right)[bins == which]) for which in table.index), strict=True
-    )
+    intervals = [wilson_interval(np.asarray(right)[bins == which]) for which in table.index]
+    table["low"], table["high"] = zip(*intervals, strict=True)
     table.insert(0, "from", np.asarray(edges)[table.index])
     table.insert(1, "to", np.asarray(edges)[table.index + 1])
     return table.reset_index(drop=True)

@@ -36,7 +36,7 @@ def model_card(
         "dataset_split": "test",
         "dataset_revision": settings.reviews_revision,
     }
-    interval = f"95 % interval {row.accuracy_low:.3f} to {row.accuracy_high:.3f}, {row.n_test} reviews"
+    accuracy = f"accuracy (95 % interval {row.accuracy_low:.3f} to {row.accuracy_high:.3f}, {row.n_test} reviews)"
     card = ModelCardData(
         language="en",
         license="apache-2.0" if model.startswith(OPEN_MODELS) else None,
@@ -47,9 +47,7 @@ def model_card(
         metrics=["accuracy", "f1"],
         model_name=f"{model} fine-tuned on {data}",
         eval_results=[
-            EvalResult(
-                **where, metric_type="accuracy", metric_value=row.accuracy, metric_name=f"accuracy ({interval})"
-            ),
+            EvalResult(**where, metric_type="accuracy", metric_value=row.accuracy, metric_name=accuracy),
             EvalResult(**where, metric_type="f1", metric_value=row.f1, metric_name="F1 of the positive class"),
         ],
     )

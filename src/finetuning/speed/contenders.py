@@ -49,14 +49,12 @@ def tell_factors(rows: list[dict]) -> str:
         f"All together: {times['median']:.1f} times the speed of the usual recipe "
         f"({times['low']:.1f} to {times['high']:.1f} in {times['rounds']} rounds)."
     ]
-    if gained:
-        faster = [f"{row['name']} (x {row['step']:.2f})" for row in gained]
-        lines.append(f"Faster in every round: {', '.join(faster)}.")
-    if unclear:
-        lines.append(f"Faster in some rounds and slower in others, so no clear gain: {', '.join(unclear)}.")
-    if lost:
-        lines.append(f"Slower in every round, here: {', '.join(lost)}.")
-    return "\n".join(lines)
+    found = {
+        "Faster in every round": [f"{row['name']} (x {row['step']:.2f})" for row in gained],
+        "Faster in some rounds and slower in others, so no clear gain": unclear,
+        "Slower in every round, here": lost,
+    }
+    return "\n".join(lines + [f"{said}: {', '.join(names)}." for said, names in found.items() if names])
 
 
 def sample_batches(lengths: np.ndarray, size: int, count: int) -> list[np.ndarray]:

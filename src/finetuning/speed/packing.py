@@ -26,7 +26,7 @@ def by_packing(
     config, heads = model.config, model.config.num_heads
     if config.is_gated_act:
         raise CourseError("Packing is written for T5's plain feed-forward layers; this model has gated ones.")
-    encode = _packed_encoder(model, longest, int8=int8)
+    encode = _packed_encoder(model, longest, int8)
 
     def answer(rows: Rows) -> Tensor:
         reviews = torch.nn.utils.rnn.pad_sequence(encode(rows), batch_first=True)  # (reviews, tokens, d_model)
@@ -50,9 +50,7 @@ def by_packing(
     return answer
 
 
-def _packed_encoder(
-    model: T5ForConditionalGeneration, longest: int, *, int8: bool
-) -> Callable[[Rows], Sequence[Tensor]]:
+def _packed_encoder(model: T5ForConditionalGeneration, longest: int, int8: bool) -> Callable[[Rows], Sequence[Tensor]]:
     """A function from token ids to the encoder's outputs of each review, of shape (tokens, d_model)."""
     heads = model.config.num_heads
     project, feed_forward = (int8_projection, int8_feed_forward) if int8 else (_plain, _plain_feed_forward)
@@ -60,13 +58,8 @@ def _packed_encoder(
     for block in model.encoder.block:
         attention, dense = block.layer[0].SelfAttention, block.layer[1].DenseReluDense
         joined = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
-        encoder.append(
-            (
-                project(joined, block.layer[0].layer_norm),
-                project(attention.o.weight),
-                feed_forward(dense.wi.weight, dense.wo.weight, block.layer[1].layer_norm),
-            )
-        )
+        forward = feed_forward(dense.wi.weight, dense.wo.weight, block.layer[1].layer_norm)
+        encoder.append((project(joined, block.layer[0].layer_norm), project(attention.o.weight), forward))
     first = model.encoder.block[0].layer[0].SelfAttention
     bias = first.compute_bias(longest, longest)[0].to(model.dtype).contiguous()  # (heads, tokens, tokens)
 

@@ -4,7 +4,6 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,20 +37,15 @@ def prediction_recipes(config: T5Config) -> dict[str, PredictionRecipe]:
 
     Left out is what this machine is not fast at, and what is not written for models of this ``config``.
     """
-    changes: dict[str, dict[str, Any]] = {
+    plain = not config.is_gated_act
+    changes = {
         "one decoder step": {"one_step": True},
         "sorted by length": {"grouped": True},
-        "weights in bf16": {"bf16": True},
+        "weights in bf16": {"bf16": bf16_is_fast()},
         "freed memory kept": {"keep_memory": True},
-        "packed": {"packed": True},
-        "8-bit integers": {"int8": True},
+        "packed": {"packed": plain},
+        "8-bit integers": {"int8": plain and has_int8()},
     }
-    if not bf16_is_fast():
-        del changes["weights in bf16"]
-    if config.is_gated_act:
-        del changes["packed"]
-    if config.is_gated_act or not has_int8():
-        del changes["8-bit integers"]
     return one_change_each({"usual: generate": PredictionRecipe()}, changes)
 
 

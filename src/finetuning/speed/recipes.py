@@ -39,20 +39,20 @@ def training_recipes() -> dict[str, Recipe]:
     """
     changes: dict[str, dict[str, Any]] = {
         "grouped by length": {"grouped": True},
-        "bf16": {"bf16": True},
+        "bf16": {"bf16": bf16_is_fast()},
         "no dropout": {"dropout": 0.0},
         "fused AdamW": {"fused": True},
         "freed memory kept": {"keep_memory": True},
     }
-    if not bf16_is_fast():
-        del changes["bf16"]
     return one_change_each({"usual recipe": Recipe()}, changes)
 
 
 def one_change_each(steps: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """``steps``, a dict with the first of them, and one more for each change of some fields to the one before."""
+    """``steps``, a dict with the first of them, and one more for each that changes some fields of the one before."""
+    last = next(iter(steps.values()))
     for name, change in changes.items():
-        steps[name] = replace(list(steps.values())[-1], **change)
+        if (changed := replace(last, **change)) != last:
+            steps[name] = last = changed
     return steps
 
 
