@@ -106,10 +106,8 @@ def _label_rule(words: set[str], column: str, rating: str) -> tuple[dict[str, in
 def _check_split(split: Dataset, where: str, name: str, least: int = LEAST) -> None:
     counts = np.bincount(np.array(split["label"][:], dtype=int), minlength=2)
     if counts.min() < (needed := least if name == "train" else HELD):
-        raise CourseError(
-            f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; at least {needed} of each are "
-            "needed to learn from, to choose by and to measure on."
-        )
+        needs = f"at least {needed} of each are needed to learn from, to choose by and to measure on"
+        raise CourseError(f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; {needs}.")
     if name == "train" and len(split) < IN_ALL:
         raise CourseError(f"{where} holds {len(split)} reviews; at least {IN_ALL} are needed to learn from.")
 
@@ -212,15 +210,11 @@ def find_near_copies(
 
 def drop_rows(splits: DatasetDict, drop: dict[str, list[tuple[int, str]]]) -> DatasetDict:
     """The splits without the rows that ``find_duplicates`` names. Raises CourseError where too few are left."""
-    kept = {}
+    kept, cut = {}, "the same tokens (of a script that the tokenizer does not know, or cut after one beginning)"
     for name, split in splits.items():
         gone = {row for row, _ in drop[name]}
         kept[name] = split.select([row for row in range(len(split)) if row not in gone])
-        same = (
-            "the same text"
-            if "input_ids" not in split.column_names
-            else "the same tokens (of a script that the tokenizer does not know, or cut after one beginning)"
-        )
+        same = cut if "input_ids" in split.column_names else "the same text"
         _check_split(kept[name], f"Without {len(gone):,} reviews of {same} as others, {name}", name)
     return DatasetDict(kept)
 

@@ -17,9 +17,7 @@ WRONG = {
 Record = tuple[int, list[str], str]  # the number of its first line, its cells, what is wrong with it
 
 
-def read_delimited(
-    lines: Iterator[str], delimiters: str, text_of: Callable[[list[str]], str | None]
-) -> tuple[list[str], Iterator[Record]]:
+def read_delimited(lines: Iterator[str], delimiters: str, text_of: Callable) -> tuple[list[str], Iterator[Record]]:
     """The column names and the records below them; no names where the file does not begin with any.
 
     Of the ``delimiters`` that one is taken by which the first line has a column of texts (``text_of``). Quotes are

@@ -18,10 +18,9 @@ def label_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token ids of the two label words, in the order of the labels. Raises CourseError unless each is one token."""
     ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in LABEL_WORDS]
     if any(len(tokens) != 1 for tokens in ids):
-        raise CourseError(
-            f"This tokenizer cuts the label words into several tokens ({dict(zip(LABEL_WORDS, ids, strict=True))}); "
-            "one-step scoring needs one token each: choose a T5 whose vocabulary holds both words."
-        )
+        cut = f"This tokenizer cuts the label words into several tokens ({dict(zip(LABEL_WORDS, ids, strict=True))})"
+        way = "one-step scoring needs one token each: choose a T5 whose vocabulary holds both words."
+        raise CourseError(f"{cut}; {way}")
     return [tokens[0] for tokens in ids]
 
 

@@ -72,10 +72,9 @@ def _from_hub_or_folder(kind: Any, settings: Profile, **options: Any) -> Any:
             return kind.from_pretrained(settings.model, force_download=True, **options)
     except (OSError, ValueError, SafetensorError, HTTPError) as error:
         if local:
-            raise CourseError(
-                f"The folder {settings.model} holds no whole model ({str(error).splitlines()[0]}); "
-                "expected are config.json, model.safetensors and the tokenizer's files."
-            ) from error
+            wrong = f"The folder {settings.model} holds no whole model ({str(error).splitlines()[0]})"
+            wanted = "config.json, model.safetensors and the tokenizer's files"
+            raise CourseError(f"{wrong}; expected are {wanted}.") from error
         raise hub_error("model", settings.model, error, instead="BASE_MODEL") from error
 
 

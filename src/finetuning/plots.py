@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from finetuning.profiles import ASSETS
 from finetuning.results import ResultRow
@@ -26,7 +27,7 @@ PARTS = {
 
 
 def figure(
-    title: str, *, width: float = 8.0, height: float = 4.0, columns: int = 1, grid: str = "both"
+    title: str, *, width: float = 8, height: float = 4, columns: int = 1, grid: str = "both"
 ) -> tuple[Figure, Any]:
     """A titled figure in the course's style: (figure, axes); ``grid``: the axes with grid lines."""
     plt.style.use(ASSETS / "course.mplstyle")
@@ -86,8 +87,6 @@ def plot_words(negative: list[tuple[str, float]], positive: list[tuple[str, floa
 
 def plot_confusion(matrix: np.ndarray, words: Sequence[str], title: str) -> Figure:
     """A confusion matrix with counts; rows are the truth."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-
     fig, ax = figure(title, width=5, height=4)
     shown = ConfusionMatrixDisplay(np.asarray(matrix), display_labels=words)
     shown.plot(ax=ax, cmap="Blues", values_format=",", colorbar=False, text_kw={"fontsize": 16})

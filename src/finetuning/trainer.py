@@ -34,11 +34,7 @@ def label_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | 
 
 def first_step_logits(words: list[int]) -> Callable:
     """For the Trainer's ``preprocess_logits_for_metrics``: the label words' logits of the first decoder step."""
-
-    def keep(logits: Any, labels: Any) -> Tensor:
-        return (logits[0] if isinstance(logits, tuple) else logits)[:, 0, words]
-
-    return keep
+    return lambda logits, labels: (logits[0] if isinstance(logits, tuple) else logits)[:, 0, words]
 
 
 def label_accuracy(words: list[int]) -> Callable:

@@ -68,9 +68,8 @@ def shipped_folder(run: str) -> Path:
     """The folder of a run's model. Raises CourseError, naming the command to run first, when there is none."""
     folder = run_folder(run) / "models" / "trainer"
     if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
-        raise CourseError(
-            f"There is no trained model in {folder}; run the lessons first (make run RUN={run}) or name another run."
-        )
+        way = f"run the lessons first (make run RUN={run}) or name another run."
+        raise CourseError(f"There is no trained model in {folder}; {way}")
     return folder
 
 

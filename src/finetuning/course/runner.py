@@ -1,7 +1,5 @@
 """Run the lessons headless, one after the other: ``make run``, ``python -m finetuning run``."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -11,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import dropwhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -21,9 +19,6 @@ from finetuning.files import digest, file_digest, find_damage, write_atomically
 from finetuning.profiles import choose
 from finetuning.results import caption, results_table
 from finetuning.workspace import LESSONS, Workspace, executed_copy, execution_mark, home, read_results, run_folder
-
-if TYPE_CHECKING:
-    from papermill.exceptions import PapermillExecutionError
 
 # What a lesson leaves in sealed folders of the run; it is done when they are whole.
 LEAVES = {"01_prepare_data": ("data/reviews",), "03_finetune_with_trainer": ("models/trainer",)}
@@ -98,10 +93,8 @@ def only_run(name: str) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout as error:
         number = holder.read_text() if holder.exists() else "unknown"
-        raise CourseError(
-            f"Another run (process {number}) works in {run_folder(name)}; wait for its end, "
-            "stop it, or give this one a name of its own (RUN=...)."
-        ) from error
+        way = "wait for its end, stop it, or give this one a name of its own (RUN=...)."
+        raise CourseError(f"Another run (process {number}) works in {run_folder(name)}; {way}") from error
     except OSError as error:
         way = "set FINETUNING_RUNS to a folder of your own."
         raise CourseError(f"Nothing can be written to {holder.parent} ({error.strerror}); {way}") from error
@@ -171,8 +164,8 @@ def _execute(workspace: Workspace, lesson: str, source: Path, parameters: dict[s
     print(f"{lesson}  done in {seconds:.0f} s", flush=True)
 
 
-def _reason(error: PapermillExecutionError) -> str:
-    """Why a cell failed: its own sentence, the way out that is known, or the error's last lines without colours."""
+def _reason(error: Any) -> str:
+    """Why a cell failed, by papermill: its own sentence, the known way out, or the last lines without colours."""
     if error.ename == "CourseError":
         return error.evalue
     if way := way_out(f"{error.ename}: {error.evalue}", "lesson"):

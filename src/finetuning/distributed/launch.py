@@ -224,10 +224,8 @@ def _failure(job: TrainingJob, code: int, log: Path, limit: float) -> str:
     errors.sort(key=lambda error: (bool(re.search("onnection (closed|reset)|peer", error["message"])), error["when"]))
     output = log.read_text(errors="replace")
     if code == 124:
-        return (
-            f"The training {job.name!r} did not end within {limit} s and was stopped; raise limit= or take fewer steps "
-            f"(log: {log})."
-        )
+        way = f"raise limit= or take fewer steps (log: {log})."
+        return f"The training {job.name!r} did not end within {limit} s and was stopped; {way}"
     if errors:
         first = errors[0]
         message = first["message"].strip().partition("\n")[0]

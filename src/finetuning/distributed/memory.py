@@ -30,10 +30,8 @@ def expected_bytes(parameters: int, stage: int, ranks: int, *, bf16: bool = Fals
     }
 
 
-def expected_traffic(
-    parameters: int, stage: int, ranks: int, accumulation: int, *, network: str = "gloo", bf16: bool = False
-) -> float:
-    """Bytes that each rank sends in one optimizer step, in theory.
+def expected_traffic(parameters: int, stage: int, ranks: int, accumulation: int, *, network: str = "gloo") -> float:
+    """Bytes that each rank sends in one optimizer step in fp32, in theory.
 
     A pass sends a shard of every weight or gradient on from rank to rank, (ranks - 1) / ranks of their size. Adding
     gradients up on all ranks (all-reduce) takes two passes, keeping each sum on one rank only (reduce-scatter) or
@@ -46,7 +44,7 @@ def expected_traffic(
     scatter = {"gloo": 2, "nccl": 1, "paper": 1}[network]
     add_up = 1 if network == "paper" else 2  # the gradients of stages 1 and 2
     passes = {0: 2, 1: add_up + 1, 2: add_up * accumulation + 1, 3: (gathers + scatter) * accumulation}[stage]
-    return passes * (2 if bf16 else 4) * parameters * (ranks - 1) / ranks
+    return passes * 4 * parameters * (ranks - 1) / ranks
 
 
 def innermost(optimizer: Any) -> Any:
@@ -110,7 +108,7 @@ def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
 
 def _tensors(owner: Any, *attributes: str) -> list:
     """The tensors that lie under these attributes of an object, in lists and dicts or alone."""
-    return tree_leaves([getattr(owner, attribute, None) for attribute in attributes])
+    return [one for one in tree_leaves([getattr(owner, name, None) for name in attributes]) if one is not None]
 
 
 def _stored(tensors: list) -> dict[int, int]:

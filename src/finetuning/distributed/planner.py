@@ -36,8 +36,7 @@ STRATEGIES = {
     "zero3_offload": (3, "optimizer, parameters"),
 }
 GPUS_PER_NODE = 8
-# Set aside, and an assumption: the CUDA context with NCCL's buffers, and a tenth of the card lost between blocks in
-# use.
+# Set aside, by assumption: the CUDA context with NCCL's buffers, and a tenth of the card lost between blocks in use.
 CONTEXT_BYTES = 2**30
 FRAGMENTED = 0.1
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -135,10 +134,8 @@ def card_bytes(memory: int | str) -> int:
         raise CourseError(f"memory is a size such as '16GB', '80 GiB' or a number of bytes, not {memory!r}.")
     size = int(float(parts[1]) * UNITS[parts[2].upper()])
     if size * (1 - FRAGMENTED) <= CONTEXT_BYTES:
-        raise CourseError(
-            f"memory={memory!r} leaves nothing beside what CUDA itself takes, about 1 GiB; did you forget the "
-            "unit, as in '16GB'?"
-        )
+        why = "leaves nothing beside what CUDA itself takes, about 1 GiB"
+        raise CourseError(f"memory={memory!r} {why}; did you forget the unit, as in '16GB'?")
     return size
 
 

@@ -173,8 +173,7 @@ def run(job: TrainingJob) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: one JSON file. The ``deepspeed`` launcher adds ``--local_rank``; the environment says the same."""
-    program = "python -m finetuning.distributed.train"
-    parser = argparse.ArgumentParser(prog=program, description="One rank of a training.")
+    parser = argparse.ArgumentParser("python -m finetuning.distributed.train", description="One rank of a training.")
     parser.add_argument("config", help="JSON file with a training, or a list of them")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import psutil
+import torch
 
 from finetuning.errors import CourseError
 from finetuning.profiles import ASSETS
@@ -20,8 +21,6 @@ def import_deepspeed() -> ModuleType:
     On a CPU every start would compile a shared-memory helper for half a minute; an empty list of compatible operators
     keeps DeepSpeed on PyTorch's own communication.
     """
-    import torch
-
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -56,15 +55,12 @@ def check_configuration(path: Path) -> None:
         sharding = json.loads(path.read_text(encoding="utf-8"))["zero_optimization"]
         stage = sharding["stage"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CourseError(
-            f"{path} is no DeepSpeed configuration that can be read ({error!r}); compare it with "
-            f"{CONFIGURATIONS / 'zero2.json'}."
-        ) from error
+        way = f"compare it with {CONFIGURATIONS / 'zero2.json'}."
+        raise CourseError(f"{path} is no DeepSpeed configuration that can be read ({error!r}); {way}") from error
     for key, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
         if key in sharding and stage < lowest:
-            raise CourseError(
-                f"{path}: ZeRO stage {stage} cannot do {key}; take stage {lowest} or more, or leave the key out."
-            )
+            way = f"take stage {lowest} or more, or leave the key out."
+            raise CourseError(f"{path}: ZeRO stage {stage} cannot do {key}; {way}")
 
 
 def extensions() -> Path:

@@ -1,15 +1,16 @@
 """Lesson 05: what a model does when its input is changed on purpose, and which words carried a decision."""
 
-import html
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jinja2 import Environment
 
 from finetuning.labels import LABEL_WORDS
 from finetuning.metrics import wilson_interval
+from finetuning.profiles import ASSETS
 
 TOLERANCE = 0.1  # how far a probability may move against the change before it counts (Ribeiro et al. 2020, section 2)
 PRAISE, BLAME = "I loved it and recommend it to everyone.", "I hated it and recommend it to nobody."
@@ -123,16 +124,9 @@ class MarkedText:
         self.top = max(np.abs(self.weights).max(), 1e-9)
 
     def _repr_html_(self) -> str:
-        spans = []
-        for piece, weight in zip(self.pieces, self.weights, strict=True):
-            colour = "0,114,178" if weight > 0 else "213,94,0"
-            style = f"background:rgba({colour},{abs(weight) / self.top * 0.55:.2f});padding:1px 2px;border-radius:3px"
-            spans.append(f'<span style="{style}" title="{weight:+.3f}">{html.escape(piece)}</span>')
-        legend = (
-            f"Verdict: {html.escape(self.verdict)}. Blue words spoke for it, orange ones against it; "
-            f"the strongest moved it by {self.top:.2f}."
-        )
-        return f'<p style="max-width:48em;line-height:1.9">{" ".join(spans)}</p><p><small>{legend}</small></p>'
+        template = Environment(autoescape=True).from_string((ASSETS / "marked.html.j2").read_text(encoding="utf-8"))
+        pieces = zip(self.pieces, self.weights, strict=True)
+        return template.render(pieces=pieces, top=self.top, verdict=self.verdict)
 
     def __repr__(self) -> str:
         """The text with its strongest pieces marked ``[+piece]`` (for the verdict) and ``[-piece]`` (against it)."""

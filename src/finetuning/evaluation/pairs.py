@@ -24,10 +24,8 @@ def kept_answers(workspace: Workspace, truth: np.ndarray) -> dict[str, np.ndarra
         if scores is None:
             continue
         if len(scores) != len(truth):
-            raise CourseError(
-                f"{row.method} kept scores of {len(scores)} test reviews, and there are {len(truth)} now; "
-                f"run lesson {row.lesson} again."
-            )
+            kept = f"{row.method} kept scores of {len(scores)} test reviews"
+            raise CourseError(f"{kept}, and there are {len(truth)} now; run lesson {row.lesson} again.")
         right[row.method] = scores.argmax(axis=1) == truth
     return right
 
@@ -57,10 +55,8 @@ def paired(
     """
     first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if first.shape != second.shape or not len(first):
-        raise CourseError(
-            f"A paired comparison needs both models' answers on the same reviews, not {len(first)} and "
-            f"{len(second)} of them."
-        )
+        given = f"{len(first)} and {len(second)} of them"
+        raise CourseError(f"A paired comparison needs both models' answers on the same reviews, not {given}.")
     n, only_first, only_second = len(first), int((first & ~second).sum()), int((second & ~first).sum())
     differing = only_first + only_second
     shares = np.array([only_first, only_second, n - differing]) / n
@@ -101,13 +97,9 @@ def paired_verdict(first: str, second: str, pair: PairedComparison) -> str:
     if needed is None:
         alike = "the same reviews" if pair.only_first == 0 else "equally many"
         return f"{start}: they got {alike} right."
-    return f"{start}: were the difference of {size} real, about {_round(max(needed, pair.n + 1)):,} would be needed."
-
-
-def _round(count: int) -> int:
-    """A count upwards to two digits: an estimate should not look like more."""
-    unit = 10 ** max(0, len(str(count)) - 2)
-    return -(-count // unit) * unit
+    needed = max(needed, pair.n + 1)
+    unit = 10 ** max(0, len(str(needed)) - 2)  # upwards to two digits: an estimate should not look like more
+    return f"{start}: were the difference of {size} real, about {-(-needed // unit) * unit:,} would be needed."
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

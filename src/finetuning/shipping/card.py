@@ -11,22 +11,20 @@ from jinja2 import Environment
 
 from finetuning.labels import LABEL_WORDS
 from finetuning.profiles import ASSETS, describe
-from finetuning.results import Results, markdown_table, name_machine, results_table
+from finetuning.results import markdown_table, name_machine, results_table
 from finetuning.workspace import Workspace
 
 CARD = "README.md"
 OPEN_MODELS = ("pocket T5", "google-t5/")  # their licence is Apache 2.0, which what is trained from them may keep
 
 
-def model_card(
-    workspace: Workspace, splits: DatasetDict, *, method: str = "trainer", remarks: Sequence[str] = ()
-) -> ModelCard:
+def model_card(workspace: Workspace, splits: DatasetDict, *, remarks: Sequence[str] = ()) -> ModelCard:
     """The card of a run's model as a ``huggingface_hub.ModelCard``: every number in it is read from the run's results.
 
     ``splits`` are the prepared reviews, whose sizes it tells; ``remarks`` are sentences on what lesson 05 found, which
     stand below the results. It keeps to the outline of Mitchell et al. 2019, "Model cards for model reporting".
     """
-    settings, results, row = workspace.settings, workspace.results(), workspace.row(method)
+    settings, results, row = workspace.settings, workspace.results(), workspace.row("trainer")
     model, data = describe(settings.model), describe(settings.reviews)
     where = {
         "task_type": "text-classification",
@@ -52,10 +50,12 @@ def model_card(
         ],
     )
     others = [other for other in results.rows if other.method in ("majority", "tfidf", "as_shipped", "from_scratch")]
+    table = results_table(replace(results, rows=[row, *others]))
+    table = table[["method", "accuracy", "95 % interval", "F1", "test reviews"]]
     template = Environment(keep_trailing_newline=True).from_string((ASSETS / "card.md.j2").read_text(encoding="utf-8"))
     text = template.render(
         model=model, data=data, settings=settings, splits=splits, row=row, words=LABEL_WORDS, remarks=remarks,
-        prompt=json.dumps(settings.prompt), table=_accuracies(replace(results, rows=[row, *others])),
+        prompt=json.dumps(settings.prompt), table=markdown_table(table.columns, table.to_numpy()),
         machine=name_machine(results.run["hardware"]), versions=results.run["versions"],
         open=model.startswith(OPEN_MODELS),
     )  # fmt: skip
@@ -64,8 +64,3 @@ def model_card(
 
 def _is_hub_id(place: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", place) is not None
-
-
-def _accuracies(results: Results) -> str:
-    table = results_table(results)[["method", "accuracy", "95 % interval", "F1", "test reviews"]]
-    return markdown_table(table.columns, table.to_numpy())

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -91,9 +91,8 @@ def _chunks(rows: Iterable[Row], column: str) -> Iterator[tuple[dict[int, str], 
 
 def _cleaned(row: Row, column: str) -> tuple[str, str]:
     """The row's text, cleaned as for training, or "" and what is wrong with it."""
-    if problem := problem_of(row, column):
+    text: Any = row.cells.get(column)
+    if problem := problem_of(row, column) or ("the text is missing" if text is None else ""):
         return "", problem
-    if (text := row.cells.get(column)) is None:
-        return "", "the text is missing"
     text = clean_text(text)
     return text, "" if text else "the text is empty"

@@ -27,7 +27,7 @@ def save_usage(folder: Path, settings: Profile) -> Path:
 
 def read_usage(folder: Path) -> dict:
     """What ``save_usage`` wrote; CourseError when it is missing, damaged or meant for other label words."""
-    path = Path(folder) / USAGE
+    path, way = Path(folder) / USAGE, "run 05_evaluate_and_ship.ipynb, which writes it."
     try:
         usage = json.loads(path.read_text(encoding="utf-8"))
         whole = "{text}" in usage["prompt"] and usage["max_length"] > 0
@@ -35,9 +35,8 @@ def read_usage(folder: Path) -> dict:
             raise ValueError(f"expected are prompt, max_length and the label words {', '.join(LABEL_WORDS)}")
     except FileNotFoundError as error:
         missing = f"{folder} holds no {USAGE}, which says how the model is asked"
-        raise CourseError(f"{missing}; run 05_evaluate_and_ship.ipynb, which writes it.") from error
+        raise CourseError(f"{missing}; {way}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        way = "run 05_evaluate_and_ship.ipynb, which writes it."
         raise CourseError(f"{path} cannot be used ({error}); {way}") from error
     return usage
 

@@ -45,10 +45,8 @@ def tell_factors(rows: list[dict]) -> str:
     gained = sorted((row for row in rows[1:] if row["step_low"] > 1), key=lambda row: -row["step"])
     unclear = [row["name"] for row in rows[1:] if row["step_low"] <= 1 <= row["step_high"]]
     lost = [row["name"] for row in rows[1:] if row["step_high"] < 1]
-    lines = [
-        f"All together: {times['median']:.1f} times the speed of the usual recipe "
-        f"({times['low']:.1f} to {times['high']:.1f} in {times['rounds']} rounds)."
-    ]
+    rounds = f"{times['low']:.1f} to {times['high']:.1f} in {times['rounds']} rounds"
+    lines = [f"All together: {times['median']:.1f} times the speed of the usual recipe ({rounds})."]
     found = {
         "Faster in every round": [f"{row['name']} (x {row['step']:.2f})" for row in gained],
         "Faster in some rounds and slower in others, so no clear gain": unclear,

@@ -62,12 +62,7 @@ def _rounded(x: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, float]:
 def int8_projection(weight: Tensor, norm: nn.Module | None = None) -> Callable[[Tensor], Tensor]:
     """A projection with weights and inputs in 8 bits."""
     matrix = packed_int8(weight, norm)
-
-    def product(x: Tensor) -> Tensor:
-        q, step = _rounded(x, norm)
-        return multiply_int8(q, step, 128, matrix, weight.dtype)
-
-    return product
+    return lambda x: multiply_int8(*_rounded(x, norm), 128, matrix, weight.dtype)
 
 
 def int8_feed_forward(into: Tensor, out: Tensor, norm: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -56,23 +56,21 @@ def one_change_each(steps: dict[str, Any], changes: dict[str, dict[str, Any]]) -
     return steps
 
 
-def keep_freed_memory(keep: bool = True) -> bool:
+def keep_freed_memory(keep: bool = True) -> None:
     """Let this process keep the memory it frees, or (``keep`` False) give large pieces back, as glibc does unasked.
 
     A training step frees and asks again for the same large tensors; each time the system would hand out pages filled
-    with zeros anew. Returns whether it is so; without effect (False) where the C library is not glibc. Source:
-    mallopt(3).
+    with zeros anew. Without effect where the C library is not glibc. Source: mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc":
-        return False
+        return
     libc = ctypes.CDLL(None)
     trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # malloc.h
     if keep:
-        return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, -1))  # -1: never
-    # glibc raises both thresholds by itself as large pieces are freed; these are where it ends
-    libc.mallopt(mmap_max, 65536), libc.mallopt(mmap_threshold, 2**25), libc.mallopt(trim_threshold, 2**26)
-    libc.malloc_trim(0)
-    return False
+        libc.mallopt(mmap_max, 0), libc.mallopt(trim_threshold, -1)  # -1: never
+    else:  # glibc raises both thresholds by itself as large pieces are freed; these are where it ends
+        libc.mallopt(mmap_max, 65536), libc.mallopt(mmap_threshold, 2**25), libc.mallopt(trim_threshold, 2**26)
+        libc.malloc_trim(0)
 
 
 @contextmanager
