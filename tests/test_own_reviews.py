@@ -120,6 +120,9 @@ def test_other_columns_are_named_and_two_that_could_be_meant_are_refused(tmp_pat
     refused(own, "no column 'nothing'", columns=Columns("nothing"))
     twice = written(tmp_path / "twice.csv", delimited(("text", "text", "label"), [("x", *row) for row in PAIRS]))
     refused(twice, "no column 'text'; found are 'text', 'text'")
+    twice = written(tmp_path / "twice.csv", delimited(("text", "label", "label"), [(*row, "x") for row in PAIRS]))
+    refused(twice, r"no column 'label'; found are 'label.1', 'label.2'.*LABEL=")
+    assert read(twice, columns=Columns(label="label.1")) == TRUE
 
 
 @pytest.mark.parametrize(
@@ -354,6 +357,7 @@ BROKEN = {
     "wide.csv": (PLAIN.encode("utf-16-le"), "not UTF-8 text; save it as UTF-8"),
     "book.csv": (b"PK\x03\x04 and more", "zip archive or an Excel workbook; unpack it, or save it as CSV"),
     "book.xlsx": (b"PK\x03\x04", "no CSV, TSV, JSON .*save it as one of them"),
+    "white.csv": ("\n\n  \n", "begins with no line of column names"),
     "nohead.tsv": ("A fine film\t1\n" * 60, "no column 'text'.*the first line names the columns"),
     "three.csv": (PLAIN.replace("positive", "neutral", 1), "the label is 'neutral'; expected are"),
     "empty.csv.gz": (gzip.compress(b""), "is empty; expected are a text and a label"),

@@ -75,7 +75,7 @@ def padded_tokens(lengths: np.ndarray, batch_size: int, strategy: str, *, max_le
     if strategy == "to max_length":
         return len(lengths) * max_length
     if strategy not in ("to longest", "grouped"):
-        raise CourseError(f"There is no padding strategy {strategy!r}; take to max_length, to longest or grouped.")
+        raise CourseError(f"There is no padding strategy {strategy!r}; choose to max_length, to longest or grouped.")
     batches = epoch_batches(lengths, batch_size, strategy == "grouped", seed)
     return int(sum(len(batch) * lengths[batch].max() for batch in batches))
 
