@@ -357,7 +357,7 @@ def test_occlusion_finds_the_word_that_decided():
 def test_a_review_cannot_put_markup_into_the_page():
     drawn = MarkedText(["<script>alert(1)</script>", '"&'], [0.5, 0.0], "<b>")._repr_html_()
     assert "<script" not in drawn and "<b>" not in drawn
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in drawn and "&quot;&amp;" in drawn
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in drawn and "&#34;&amp;" in drawn
 
 
 # Pictures

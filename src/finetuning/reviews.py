@@ -164,7 +164,7 @@ def _delimited_rows(lines: io.TextIOWrapper, name: str | Path, suffix: str, text
     if re.search("[\x00\ud800-\udfff]", "".join(head)):
         raise CourseError(f"{name} is not UTF-8 text; save it as UTF-8.")
     column = need_column(name, head, TEXT, text)
-    twice = {one for one in head if head.count(one) > 1}  # as pandas does it: each gets a name of its own
+    twice = {one for one in head if head.count(one) > 1}  # each gets a name of its own
     head = [f"{one}.{head[: i + 1].count(one)}" if one in twice else one for i, one in enumerate(head)]
     rows = (Row(f"line {n}", {} if said else dict(zip(head, cells, strict=False)), said) for n, cells, said in records)
     return rows, column
