@@ -11,6 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from finetuning.batching import length_sorted_batches, padded, token_rows
 from finetuning.errors import CourseError
 
+Rows = Sequence[Sequence[int]]  # token ids of each review, end token included
+Answer = Callable[[Rows], Tensor]  # the logits of the two label words of each, (reviews, 2)
 LABEL_WORDS = ("negative", "positive")  # label 0, label 1
 
 
@@ -24,16 +26,14 @@ def label_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tokens[0] for tokens in ids]
 
 
-def by_one_step(
-    model: PreTrainedModel, words: Sequence[int], limit: int | None = None
-) -> Callable[[Sequence[Sequence[int]]], Tensor]:
+def by_one_step(model: PreTrainedModel, words: Sequence[int], limit: int | None = None) -> Answer:
     """A function from token ids to the two label words' logits in the first decoder step, shape (reviews, 2).
 
     One step replaces ``generate``: the answer is one token long, so its logits are all there is to know. A batch is
     padded to ``limit``, or to its longest review.
     """
 
-    def answer(rows: Sequence[Sequence[int]]) -> Tensor:
+    def answer(rows: Rows) -> Tensor:
         ids, mask = padded(rows, limit, device=model.device)
         start = torch.full((len(rows), 1), model.config.decoder_start_token_id, device=model.device)
         return model(input_ids=ids, attention_mask=mask, decoder_input_ids=start).logits[:, 0, list(words)]

@@ -15,7 +15,6 @@ from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetuning.files import SEAL, file_digest, find_damage, seal, write_atomically
-from finetuning.metrics import classification_metrics
 
 # A label is two tokens, its word and the end. Who is sure of the end and tosses a coin for the word pays ln 2 for both.
 COIN_TOSS = float(np.log(2) / 2)
@@ -39,6 +38,8 @@ def first_step_logits(words: list[int]) -> Callable:
 
 def label_accuracy(words: list[int]) -> Callable:
     """For the Trainer's ``compute_metrics``: accuracy and F1 of the label words, by the course's metrics."""
+    from finetuning.metrics import classification_metrics  # what it stands on would make each rank's start longer
+
     metrics = classification_metrics()
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:

@@ -90,7 +90,7 @@ def only_run(name: str) -> Iterator[None]:
     holder = run_folder(name).with_name(f".{name}.pid")
     try:
         holder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
+        held = lock.acquire(blocking=False)
     except Timeout as error:
         number = holder.read_text() if holder.exists() else "unknown"
         way = "wait for its end, stop it, or give this one a name of its own (RUN=...)."
@@ -98,11 +98,9 @@ def only_run(name: str) -> Iterator[None]:
     except OSError as error:
         way = "set FINETUNING_RUNS to a folder of your own."
         raise CourseError(f"Nothing can be written to {holder.parent} ({error.strerror}); {way}") from error
-    try:
+    with held:
         write_atomically(holder, str(os.getpid()))
         yield
-    finally:
-        lock.release()
 
 
 def _put_aside_damaged_results(name: str) -> None:

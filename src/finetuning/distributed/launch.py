@@ -108,10 +108,8 @@ def joined_scores(answers: list[dict]) -> np.ndarray:
     return scores
 
 
-def largest_trainable(
-    workspace: Workspace, shapes: dict[str, dict], *, deepspeed: str | Path | None = None, ranks: int = 1
-) -> dict[str, dict]:
-    """Train ever larger models of random weights for a few steps until the memory is full.
+def largest_trainable(workspace: Workspace, shapes: dict[str, dict], *, deepspeed: str | Path | None = None) -> dict:
+    """Train ever larger models of random weights for a few steps, on one rank, until the memory is full.
 
     ``shapes``: dict of name -> values of a T5Config, smallest first. Returns what rank 0 measured for each that fitted,
     by name.
@@ -121,7 +119,7 @@ def largest_trainable(
         small = {"bf16": True, "steps": 4, "micro_batch": 1}
         job = training_job(workspace, f"largest_{name}", deepspeed=deepspeed, shape=shape, **small)
         try:
-            fitted[name] = run(job, ranks=ranks, launcher="torchrun" if deepspeed else "python")[0]
+            fitted[name] = run(job, ranks=1, launcher="torchrun" if deepspeed else "python")[0]
         except CourseError as error:
             if "ran out of memory" not in str(error):
                 raise

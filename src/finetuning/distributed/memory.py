@@ -75,16 +75,17 @@ def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
     """
     inner = innermost(optimizer)
     while optimizer is not inner and not type(optimizer).__module__.startswith("deepspeed.runtime"):
-        optimizer = optimizer.optimizer
-    zero = optimizer  # DeepSpeed's own wrapper, or the plain optimizer
+        optimizer = optimizer.optimizer  # in the end DeepSpeed's own wrapper, or the plain optimizer
     weights = [getattr(weight, "ds_tensor", weight) for weight in model.parameters()]
     stepped = [weight for group in inner.param_groups for weight in group["params"]]
-    stepped += _tensors(zero, "fp32_partitioned_groups_flat")
-    partial = getattr(zero, "all_grad_tensors", {})  # stage 1 and 2 between micro-batches
+    stepped += _tensors(optimizer, "fp32_partitioned_groups_flat")
+    partial = getattr(optimizer, "all_grad_tensors", {})  # stage 1 and 2 between micro-batches
     gradients = [weight.grad for weight in [*model.parameters(), *stepped]]
-    gradients += _tensors(zero, "all_grad_tensors", "averaged_gradients", "grad_partitions_flat_buffer")
+    gradients += _tensors(optimizer, "all_grad_tensors", "averaged_gradients", "grad_partitions_flat_buffer")
     gradients += [getattr(weight, "grad_accum", None) for weight in model.parameters()]
-    buckets = [tensor for bucket in getattr(zero, "ipg_buckets", {}).values() for tensor in _tensors(bucket, "buffer")]
+    buckets = [
+        tensor for bucket in getattr(optimizer, "ipg_buckets", {}).values() for tensor in _tensors(bucket, "buffer")
+    ]
     counted, seen = {}, set()
     for name, tensors in (
         ("parameters", weights),
@@ -98,9 +99,9 @@ def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
         seen |= set(storages)
     # A tensor that lies across the border of two shards is kept whole by both: what is beyond the shard is none of it.
     for group, tensors in partial.items():
-        if tensors and getattr(zero, "partition_gradients", False):
+        if tensors and getattr(optimizer, "partition_gradients", False):
             whole = sum(tensor.numel() for tensor in tensors)
-            own = min(whole - zero.first_offset[group], zero.partition_size[group])
+            own = min(whole - optimizer.first_offset[group], optimizer.partition_size[group])
             counted["gradients"] -= (whole - own) * tensors[0].element_size()
             counted["buffers"] += (whole - own) * tensors[0].element_size()
     return counted

@@ -31,9 +31,8 @@ def multiply_int8(
     """
     packed, scale = matrix
     zeros = torch.zeros_like(scale, dtype=torch.int)
-    return torch.ops.onednn.qlinear_pointwise(
-        q, step, zero, packed, scale, zeros, None, made_step, 0, dtype, after, [], ""
-    )
+    multiply = torch.ops.onednn.qlinear_pointwise
+    return multiply(q, step, zero, packed, scale, zeros, None, made_step, 0, dtype, after, [], "")
 
 
 def packed_int8(weight: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,11 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import T5ForConditionalGeneration
 
 from finetuning.errors import CourseError
+from finetuning.labels import Answer, Rows
 from finetuning.speed.int8 import int8_feed_forward, int8_projection
-from finetuning.speed.recipes import Rows
 
 
-def by_packing(
-    model: T5ForConditionalGeneration, words: Sequence[int], longest: int, *, int8: bool = False
-) -> Callable[[Rows], Tensor]:
+def by_packing(model: T5ForConditionalGeneration, words: Sequence[int], longest: int, *, int8: bool = False) -> Answer:
     """One decoder step over reviews laid end to end, without padding, and without products that one step does not need.
 
     Attention runs review by review, on pieces that stay in the processor's cache. The decoder's first step asks every

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from finetuning.batching import length_sorted_batches, padded, token_batches
-from finetuning.labels import by_one_step
+from finetuning.labels import Answer, Rows, by_one_step
 from finetuning.machine import bf16_is_fast, synchronize
 from finetuning.speed.int8 import has_int8
 from finetuning.speed.packing import by_packing
-from finetuning.speed.recipes import Rows, one_change_each
+from finetuning.speed.recipes import one_change_each
 
 PACK = 8192  # tokens; more of them at once no longer gained speed
 
@@ -49,9 +49,7 @@ def prediction_recipes(config: T5Config) -> dict[str, PredictionRecipe]:
     return one_change_each({"usual: generate": PredictionRecipe()}, changes)
 
 
-def answer_by(
-    recipe: PredictionRecipe, model: T5ForConditionalGeneration, words: Sequence[int], limit: int
-) -> Callable[[Rows], Tensor]:
+def answer_by(recipe: PredictionRecipe, model: T5ForConditionalGeneration, words: Sequence[int], limit: int) -> Answer:
     """A function (rows -> logits of the two label words, shape (reviews, 2)) that answers in this ``recipe``."""
     if recipe.bf16:
         model = copy.deepcopy(model).bfloat16()
@@ -71,7 +69,7 @@ def prediction_batches(recipe: PredictionRecipe, lengths: Sequence[int], size: i
     return np.array_split(np.arange(len(lengths)), -(-len(lengths) // size))
 
 
-def by_generate(model: T5ForConditionalGeneration, words: Sequence[int], limit: int) -> Callable[[Rows], Tensor]:
+def by_generate(model: T5ForConditionalGeneration, words: Sequence[int], limit: int) -> Answer:
     """The usual recipe: ``generate`` with its default settings, reviews padded to ``limit``; the first logits."""
     if model.generation_config.max_new_tokens is None:
         model.generation_config.max_length = 20  # the library's default, said once so that it does not warn
@@ -84,7 +82,7 @@ def by_generate(model: T5ForConditionalGeneration, words: Sequence[int], limit: 
     return answer
 
 
-def predict(answer: Callable[[Rows], Tensor], rows: Rows, batches: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+def predict(answer: Answer, rows: Rows, batches: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
     """Logits of the two label words in the order of ``rows``, shape (reviews, 2), and the seconds it took."""
     logits = np.zeros((len(rows), 2))
     with torch.inference_mode():

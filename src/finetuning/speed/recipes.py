@@ -13,10 +13,9 @@ import torch
 from transformers import T5ForConditionalGeneration, get_constant_schedule, get_linear_schedule_with_warmup
 
 from finetuning.batching import padded
+from finetuning.labels import Rows
 from finetuning.machine import bf16_is_fast, synchronize
 from finetuning.trainer import label_token_loss
-
-Rows = Sequence[Sequence[int]]  # token ids of each review, end token included
 
 
 @dataclass(frozen=True)
