@@ -83,9 +83,8 @@ def held_bytes(model: Module, optimizer: Any) -> dict[str, int]:
     gradients = [weight.grad for weight in [*model.parameters(), *stepped]]
     gradients += _tensors(optimizer, "all_grad_tensors", "averaged_gradients", "grad_partitions_flat_buffer")
     gradients += [getattr(weight, "grad_accum", None) for weight in model.parameters()]
-    buckets = [
-        tensor for bucket in getattr(optimizer, "ipg_buckets", {}).values() for tensor in _tensors(bucket, "buffer")
-    ]
+    waiting = getattr(optimizer, "ipg_buckets", {}).values()
+    buckets = [tensor for bucket in waiting for tensor in _tensors(bucket, "buffer")]
     counted, seen = {}, set()
     for name, tensors in (
         ("parameters", weights),
