@@ -13,7 +13,7 @@ from conftest import NOTEBOOKS, ROOT
 from authoring import first_cell
 from finetuning.workspace import LESSONS
 
-PARAMETERS = {"profile", "reviews", "base_model", "limit", "seed", "run"}
+PARAMETERS = {"profile", "reviews", "base_model", "limit", "seed", "run", "own_columns"}
 FORBIDDEN = re.compile(
     r"\bpip\b|\bconda\b|^\s*[!%]|requests\.|urllib|wget|curl|notebook_login|push_to_hub\(", re.MULTILINE
 )
