@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 class ReviewFile(NamedTuple):
-    """A file being read: its rows, a function for the share that is read (None: unknown), and the column of texts."""
+    """A file being read: its name, rows, a function for the share that is read (None: unknown), the column of texts."""
 
     name: str | Path
     rows: Iterator[Row]
