@@ -36,8 +36,8 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "") -> t
     first = next(file.rows, None)
     if first is None:
         raise CourseError(f"{file.name} holds no reviews.")
-    from finetuning.batching import length_sorted_batches
-    from finetuning.labels import LABEL_WORDS, score_labels  # not before the file is known to be one
+    from finetuning.batching import length_sorted_batches  # not before the file is known to be one
+    from finetuning.labels import LABEL_WORDS, score_labels
     from finetuning.shipping.usage import load_shipped
 
     model, tokenizer, usage = load_shipped(folder)
