@@ -14,7 +14,6 @@ COMMANDS = {
     "learner": ("copies of the lessons for a class, in build/learner/ and build/instructor/", "authoring.classroom"),
     "bench": ("measure the speed claims side by side, in runs/bench/", "authoring.bench.bench"),
     "pretrain": ("pre-train pocket T5", "authoring.pocket.pretrain"),
-    "tune": ("compare learning rates for pocket T5 on the validation split", "authoring.pocket.tuning"),
     "minutes": ("write the minutes that the lessons announce", "authoring.minutes"),
     "raw-reviews": ("make lesson 01's raw reviews from Pocket Reviews' training split", "authoring.raw_reviews"),
     "cards": ("write the measured figures into the cards of pocket T5 and Pocket Reviews", "authoring.cards"),

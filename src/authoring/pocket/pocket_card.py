@@ -27,6 +27,8 @@ from finetuning.profiles import POCKET_T5, choose
 from finetuning.workspace import runs_folder
 
 SEEDS = (1, 2, 3, 4, 5)
+OTHER_RATES = (1.5e-4, 6e-4)  # learning rates that the profile's is compared with, on validation
+RATE_SEEDS = SEEDS[:3]
 CHANGED = 200  # test reviews to which blame is added
 
 
@@ -50,23 +52,26 @@ def of_a_seed(seed: int) -> dict[str, Any]:
     """From pocket T5's weights: right or not, for each test review and changed sentence; the accuracy on validation."""
     settings, test = choose(), pocket_reviews()["test"]
     texts, truth = test["text"][:], np.array(test["label"])
-    tuned = fine_tune(settings, seed)
-    answers = scores(tuned.model, settings, texts)
+    tuned, validation = fine_tune(settings, seed)
+    answers = scores(tuned, settings, texts)
     plain = behaviour.plain_praise()
-    praise, negated = (
-        scores(tuned.model, settings, some) for some in (plain, [behaviour.negated(text) for text in plain])
-    )
+    praise, negated = (scores(tuned, settings, some) for some in (plain, [behaviour.negated(text) for text in plain]))
     chosen = np.random.default_rng(seed).choice(len(texts), min(CHANGED, len(texts)), replace=False)
-    blamed = scores(tuned.model, settings, [f"{texts[i]} {behaviour.BLAME}" for i in chosen])
+    blamed = scores(tuned, settings, [f"{texts[i]} {behaviour.BLAME}" for i in chosen])
     return {
         "right": (answers.argmax(1) == truth).tolist(),
-        "validation": tuned.validation,
+        "validation": validation,
         "failed": {
             "plain praise called positive": (praise.argmax(1) != 1).tolist(),
             "negated praise called negative": (negated.argmax(1) != 0).tolist(),
             "blame added": behaviour.not_less(0)(answers[chosen], blamed).tolist(),
         },
     }
+
+
+def of_a_rate(rate: float, seed: int) -> float:
+    """Accuracy on validation with another learning rate."""
+    return fine_tune(replace(choose(), learning_rate=rate), seed)[1]
 
 
 def kept(name: str, measure: Any, *given: Any) -> Any:
@@ -116,11 +121,24 @@ def card_figures(source: str) -> str:
         f"- Fine-tuned, mean of {len(SEEDS)} seeds: {np.mean(tuned):.3f} (standard deviation {spread:.3f}), "
         f"{points(tuned, words)} points against TF-IDF, {points(tuned, shipped)} against the model as shipped.",
     ]
+    lines += _rates({seed: measured["validation"] for seed, measured in zip(SEEDS, seeds, strict=True)})
     for name in seeds[0]["failed"]:
         failed = [seed["failed"][name] for seed in seeds]
         each = ", ".join(f"{np.mean(some):.0%}" for some in failed)
         lines.append(f'- Fails "{name}" in {np.mean(failed):.1%} of {len(failed[0])} cases (seeds: {each}).')
     return "\n".join(lines)
+
+
+def _rates(chosen: dict[int, float]) -> list[str]:
+    """A line per learning rate with its accuracies on validation; ``chosen``: those of the profile's, by seed."""
+    rates = {choose().learning_rate: [chosen[seed] for seed in RATE_SEEDS]}
+    for rate in OTHER_RATES:
+        rates[rate] = [kept(f"rate-{rate:g}-{seed}", of_a_rate, rate, seed) for seed in RATE_SEEDS]
+    return [
+        f"- Learning rate {rate:g}: {np.mean(measured):.3f} on validation, mean of {len(measured)} seeds "
+        f"({', '.join(f'{accuracy:.3f}' for accuracy in measured)})."
+        for rate, measured in sorted(rates.items())
+    ]
 
 
 def fill_card(source: str) -> None:
