@@ -234,8 +234,8 @@ def plot_family_memory(
 def plot_price(rows: Sequence[ResultRow]) -> Figure:
     """Accuracy with its interval against training time and against parameters, both on logarithmic axes.
 
-    Methods that were not trained, or have no parameters, stand at "none"; the stages of
-    DeepSpeed share a sign, as they train the same model.
+    Methods that were not trained, or have no parameters, stand at "none"; the stages of DeepSpeed share a sign, as they
+    train the same model.
     """
     fig, axes = figure("What does accuracy cost?", width=13, height=5.2, columns=2)
     group = {row.method: re.sub(r"^deepspeed_.*", "deepspeed, all stages", row.method) for row in rows}

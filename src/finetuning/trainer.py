@@ -16,7 +16,7 @@ from transformers import EvalPrediction, TrainerCallback, TrainerControl, Traine
 
 from finetuning.files import SEAL, file_digest, find_damage, seal, write_atomically
 
-# A label is two tokens, its word and the end. Who is sure of the end and tosses a coin for the word pays ln 2 for both.
+# A label is two tokens, its word and the end. Sure of the end and tossing a coin for the word it pays ln 2 for both.
 COIN_TOSS = float(np.log(2) / 2)
 
 
@@ -38,7 +38,7 @@ def first_step_logits(words: list[int]) -> Callable:
 
 def label_accuracy(words: list[int]) -> Callable:
     """For the Trainer's ``compute_metrics``: accuracy and F1 of the label words, by the course's metrics."""
-    from finetuning.metrics import classification_metrics  # what it stands on would make each rank's start longer
+    from finetuning.metrics import classification_metrics  # its libraries would slow each rank's start
 
     metrics = classification_metrics()
 

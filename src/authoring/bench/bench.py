@@ -28,13 +28,14 @@ from authoring.bench.processes import in_own_process
 from authoring.bench.report import LONG, figures, peak_type, table
 from authoring.bench.start_up import kernel_start_seconds, seconds_by_kind, seconds_of
 from finetuning.batching import epoch_batches, token_rows
-from finetuning.data import clean_text, load_reviews
+from finetuning.data import load_reviews
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
 from finetuning.labels import LABEL_WORDS, label_ids
 from finetuning.machine import bf16_is_fast, this_machine, versions
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import Profile, choose, describe
+from finetuning.reviews import clean_text
 from finetuning.speed import int8, prediction, recipes
 from finetuning.speed.contenders import (
     BATCH,
