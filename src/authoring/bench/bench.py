@@ -25,7 +25,7 @@ from authoring.bench.flops import forward_flops, matmul_peak, tokens_written
 from authoring.bench.growth import SHAPES, growth_exponent, seconds_by_ranks
 from authoring.bench.operators import profile_prediction, profile_training
 from authoring.bench.processes import in_own_process
-from authoring.bench.report import LONG, figures, peak_type, table
+from authoring.bench.report import LONG, peak_type, save_figures, table
 from authoring.bench.start_up import kernel_start_seconds, seconds_by_kind, seconds_of
 from finetuning.batching import epoch_batches, token_rows
 from finetuning.data import load_reviews
@@ -320,7 +320,7 @@ class Bench:
         self.keep("minutes", (time.perf_counter() - self.began) / 60)
         text = table(self.measured)
         write_atomically(self.folder / "bench.md", text)
-        figures(self.measured, self.folder)
+        save_figures(self.measured, self.folder)
         print(text)
 
 

@@ -69,7 +69,7 @@ def profile_prediction(
     words: Sequence[int],
     limit: int,
 ) -> dict[str, float]:
-    """The ``operator_profile`` of answering all ``rows`` in one recipe."""
+    """The ``operator_profile`` of answering all ``rows`` by ``recipe``."""
     answer = answer_by(recipe, make_model().eval(), words, limit)
     batches = prediction_batches(recipe, [len(row) for row in rows], BATCH)
     with recipes.memory_kept(recipe.keep_memory):
