@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it would mourn the kernel that was stopped
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it would report the kernel that was stopped
         print(f"\nstopped; {given.when_stopped}", file=sys.stderr)
         return 130
 

@@ -1,6 +1,6 @@
 """Lesson 04: which ZeRO stage, offload and micro-batch fit a T5 to your GPUs, from its configuration alone.
 
-Bytes of parameters, gradients and optimizer come from DeepSpeed's own estimators where it has one (stages 2 and 3), and
+Bytes of parameters, gradients and optimizer come from DeepSpeed's own estimators where it has any (stages 2 and 3), and
 from the same arithmetic for the rest; activations from a formula over the model's shape. All for Adam and bf16, the
 activations for eager attention and no dropout, as the course trains on a CPU (dropout would keep masks besides).
 """
@@ -216,7 +216,7 @@ def family_bytes(numbers: tuple[int, ...] = (1, 8, 64)) -> dict[int, dict[str, d
                 for shape in shapes
             }
             for strategy, (_, offload) in STRATEGIES.items()
-            if gpus > 1 or strategy == "plain" or offload != "nothing"  # one GPU has nobody to share out with
+            if gpus > 1 or strategy == "plain" or offload != "nothing"  # one GPU has no other to shard over
         }
         for gpus in numbers
     }

@@ -133,7 +133,7 @@ def score_share(job: TrainingJob, args: Seq2SeqTrainingArguments) -> dict:
 
 
 def join_process_group(name: str) -> None:
-    """Let the ranks meet under names of this training's own: the launcher's store still holds the last one's."""
+    """Join the ranks in a process group of this ``name``: the launcher's store still holds the keys of the last one."""
     environment = os.environ
     if int(environment.get("WORLD_SIZE", 1)) > 1:
         store = torch.distributed.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)
@@ -143,7 +143,7 @@ def join_process_group(name: str) -> None:
         )  # fmt: skip
 
 
-def die_with_the_launcher() -> None:
+def end_with_launcher() -> None:
     """End this process with the one that launched it: then standard input, a pipe that it holds, comes to its end."""
 
     def wait() -> None:
@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.dup2(file, 1), os.dup2(file, 2)
     watched = os.environ.get("FINETUNING_WATCHED") == "1"
     if watched:
-        die_with_the_launcher()
+        end_with_launcher()
     if len(jobs) == 1:
         return run(jobs[0])
     # Several small trainings, as the lesson compares them: each in a child of its own, so that none inherits the state
@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
         child = os.fork()
         if child == 0:
             if watched:
-                die_with_the_launcher()
+                end_with_launcher()
             join_process_group(f"training {i}")
             os._exit(run(job))
         _, status = os.waitpid(child, 0)

@@ -13,7 +13,7 @@ from finetuning.labels import Rows
 from finetuning.speed.prediction import PredictionRecipe, answer_by, predict, prediction_batches
 from finetuning.speed.recipes import Recipe, Training, memory_kept
 
-BATCH = 16
+BATCH = 16  # reviews
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
