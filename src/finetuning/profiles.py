@@ -96,7 +96,7 @@ def choose(
 
 def as_place(place: str, name: str) -> str:
     """A file or folder as an absolute path (notebooks run in a folder of their own); a Hub id as it is."""
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # a name that no file can have, a user who is none
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # a name that no file can have, an unknown ~user
         path = Path(place).expanduser()
         if path.exists():
             return str(path.resolve())

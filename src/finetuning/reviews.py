@@ -241,7 +241,7 @@ def _table_file(path: Path, suffix: str, text: str, only_text: bool) -> ReviewFi
     classes, read = _class_names(schema.metadata), 0
 
     def values(name: str, cells: Any) -> list:
-        if kinds[name] in strings:  # read as bytes, for not all of them need be UTF-8
+        if kinds[name] in strings:  # read as bytes, because not all of them need be UTF-8
             texts = cells.cast(pa.large_binary()).to_pylist()
             return [value if value is None else value.decode("utf-8", "surrogateescape") for value in texts]
         return [classes.get(name, {}).get(value, value) if name in classes else value for value in cells.to_pylist()]

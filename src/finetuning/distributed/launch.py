@@ -89,7 +89,7 @@ def command(launcher: str, config: str | Path, ranks: int, port: int = 29531) ->
 def free_port(port: int = 0) -> int:
     """``port``, or with 0 any TCP port of this machine, that nobody listens on. Raises CourseError when it is taken.
 
-    A launcher would take whoever listens there for its partner, and wait.
+    A launcher would take another program there for its partner, and wait.
     """
     with socket.socket() as probe:
         try:
