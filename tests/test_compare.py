@@ -279,7 +279,7 @@ def test_slice_table_counts_warns_and_corrects():
     said = slice_lines(table)
     assert re.fullmatch(r"a is better than b: all \(0\.70 against 0\.5[23]\)\.", said[0])  # 0.525
     assert [line.split(": ")[1] for line in said[1:4]] == ["nowhere."] * 3
-    assert said[4].endswith("there stay all.")
+    assert said[4].endswith("these remain: all.")
 
 
 # Behaviour

@@ -174,7 +174,7 @@ def test_the_raw_reviews_are_what_their_script_makes():
     for name, rows in raw_reviews.make().items():
         shipped = [json.loads(line) for line in (RAW_REVIEWS / f"{name}.jsonl").read_text().splitlines()]
         assert shipped == rows, f"run {raw_reviews.COMMAND}"
-    assert raw_reviews.figures(raw_reviews.make()) in (RAW_REVIEWS / "README.md").read_text()
+    assert raw_reviews.card_figures(raw_reviews.make()) in (RAW_REVIEWS / "README.md").read_text()
 
 
 def test_the_raw_reviews_come_from_training_reviews_alone(scraped):

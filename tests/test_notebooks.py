@@ -68,7 +68,7 @@ def test_the_first_cell_sets_the_course_up_and_is_the_same_everywhere(lesson):
     tagged = [cell for cell in code_cells(notebook) if "setup" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1 and tagged[0] is notebook.cells[1]
     assert tagged[0].id == f"{path.stem[:2]}-setup"
-    assert tagged[0].source == first_cell.source(), "run make readme"
+    assert tagged[0].source == first_cell.setup_code(), "run make readme"
     assert tagged[0].metadata["jupyter"] == {"source_hidden": True}
 
 

@@ -132,7 +132,7 @@ def measured(runs):
 
 
 def test_the_readme_says_what_the_run_measured(measured, tmp_path):
-    filled = readme.blocks(measured)
+    filled = readme.block_contents(measured)
     line = next(line for line in filled["results"].splitlines() if r"| as\_shipped |" in line)
     assert "| 0.880 | 0.880 to 0.880 |" in line and "| 1,048,576 |" in line
     # the trainer loses to the bag of words in this run, and the text says so
@@ -156,7 +156,7 @@ def test_the_readme_says_what_the_run_measured(measured, tmp_path):
 def test_what_a_run_did_not_measure_is_said_not_guessed(measured, runs):
     measured.rows[:] = [row for row in measured.rows if row.method not in ("trainer", "deepspeed_zero3")]
     (runs / "pocket" / "notebooks" / f"{LESSONS[2]}.ipynb").unlink()
-    filled = readme.blocks(measured)
+    filled = readme.block_contents(measured)
     assert "| - | trainer | not measured here | - |" in filled["results"] and "By this run" not in filled["results"]
     assert filled["memory"] == "Memory per rank: not measured here."
     assert "not measured here" in filled["lessons"].splitlines()[-1]
@@ -267,7 +267,7 @@ def test_cells_and_links_have_the_address_that_pyproject_names_or_none(address, 
         found = re.findall(r"https?://[^\s\"]+", after.cells[1].source)
         assert found == ([address] if address else [])
         assert after.cells[2:] == before.cells[2:]
-    start = readme.blocks(measured)["start"]
+    start = readme.block_contents(measured)["start"]
     if address:
         assert f"git clone {address} course && cd course\n" in start
         assert "codespaces.new/somebody/fork" in start and start.count("colab.research") == len(LESSONS)

@@ -40,7 +40,7 @@ def repository() -> str | None:
     return project.get("urls", {}).get("Repository")
 
 
-def source() -> str:
+def setup_code() -> str:
     """The code of the set-up cell."""
     address = repository()
     return FETCH.replace("{address}", address) if address else SENTENCE
@@ -55,7 +55,7 @@ def put_first_cells() -> None:
         before = path.read_text(encoding="utf-8")
         notebook = nbformat.reads(before, as_version=4)
         cell = nbformat.v4.new_code_cell(
-            source(),
+            setup_code(),
             id=f"{lesson[:2]}-setup",
             metadata={
                 "jupyter": {"source_hidden": True},

@@ -42,6 +42,7 @@ def announced(notebook: nbformat.NotebookNode) -> tuple[int, list[int]]:
 
 
 def _needed(cell: nbformat.NotebookNode) -> float:
+    """The minutes that a cell takes to read, its exercise apart."""
     if cell.cell_type == "code":
         return 0.0 if SKIPPED.search(cell.id) else LINE * len(cell.source.splitlines()) + OUTPUT
     if "-solution-" in cell.id:
@@ -53,7 +54,7 @@ def _needed(cell: nbformat.NotebookNode) -> float:
     return WORD * words + QUESTION * questions
 
 
-def put(notebook: nbformat.NotebookNode) -> None:
+def announce(notebook: nbformat.NotebookNode) -> None:
     """Write what ``announced`` says into the lesson's headings and its first cell."""
     total, sections = announced(notebook)
     left = iter(sections)
@@ -74,7 +75,7 @@ def main(arguments: list[str]) -> None:
     for lesson in LESSONS:
         path = home() / "notebooks" / f"{lesson}.ipynb"
         notebook = nbformat.read(path, as_version=4)
-        put(notebook)
+        announce(notebook)
         write_atomically(path, nbformat.writes(notebook) + "\n")
         totals.append(announced(notebook)[0])
         readme = re.sub(rf"({lesson}\.ipynb\) \|[^|]*\|) \d+ minutes", rf"\g<1> {totals[-1]} minutes", readme)

@@ -18,10 +18,11 @@ from finetuning.profiles import RAW_REVIEWS
 
 COMMAND = "python -m authoring raw-reviews"
 TEST = {1: 14, 0: 6}  # label -> reviews
-TRAIN = {1: 34, 0: 14}  # before the copies, of which two in three are positive
+TRAIN = {1: 34, 0: 14}  # before the copies are added, two in three of which are positive
 # What the copies in train are copies of, and how: split of the original, word for word or nearly.
 COPIES = [("train", False)] * 5 + [("test", False)] * 3 + [("train", True)] * 3 + [("test", True)]
-UNDECIDABLE = ("pr-0524", "pr-0131", "pr-0250")  # balanced up to their second sentence; the first that is in train
+# Praise and blame are even up to their second sentence; the first of them that is in train is cut there.
+UNDECIDABLE = ("pr-0524", "pr-0131", "pr-0250")
 BREAKS = ("<br /><br />", " ", "<BR>", "   ", "<br>\n")  # between sentences
 
 
@@ -42,7 +43,7 @@ def make() -> dict[str, list[dict]]:
     copied = {"train": train[1:], "test": test[:]}
     for i, (split, nearly) in enumerate(COPIES):
         original = _draw(copied[split], {int(i % 3 > 0): 1})[0]
-        train.append({**original, "text": (edited if nearly else _unlike)(original["text"], i)})
+        train.append({**original, "text": (edited if nearly else _retyped)(original["text"], i)})
     for rows in (train, test):
         rng.shuffle(rows)
         for i, row in enumerate(rows):
@@ -66,7 +67,7 @@ def dirty(text: str, i: int) -> str:
     return BREAKS[i % len(BREAKS)].join(sentences(text))
 
 
-def _unlike(text: str, i: int) -> str:
+def _retyped(text: str, i: int) -> str:
     """The same words, written in one of three ways."""
     return (text, text.upper(), text.replace(",", " -"))[i % 3]
 
@@ -78,7 +79,7 @@ def _draw(pool: list[dict], wanted: dict[int, int]) -> list[dict]:
     return [dict(row) for row in drawn]
 
 
-def figures(splits: dict[str, list[dict]]) -> str:
+def card_figures(splits: dict[str, list[dict]]) -> str:
     """The figures of the card as Markdown."""
     kinds = Counter(COPIES)
     lines = ["| | train | test |", "|---|---|---|"]
@@ -106,5 +107,5 @@ def main(arguments: list[str]) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_atomically(RAW_REVIEWS / f"{name}.jsonl", lines)
     card = RAW_REVIEWS / "README.md"
-    write_atomically(card, fill_block(card.read_text(encoding="utf-8"), "figures", figures(splits), COMMAND))
+    write_atomically(card, fill_block(card.read_text(encoding="utf-8"), "figures", card_figures(splits), COMMAND))
     print(f"raw reviews written to {RAW_REVIEWS}")

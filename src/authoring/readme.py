@@ -57,7 +57,7 @@ ELSEWHERE = (
 )
 
 
-def blocks(results: Results) -> dict[str, str]:
+def block_contents(results: Results) -> dict[str, str]:
     """The contents of the README's marked blocks by name, in Markdown.
 
     ``results``: of the run with the default profile.
@@ -147,7 +147,7 @@ def _results(results: Results) -> str:
 
 
 def _gain_sentences(results: Results) -> str:
-    """What fine-tuning bought in this run, whichever way it came out."""
+    """What fine-tuning gained over the other methods in this run, whichever way it came out."""
     rows = {row.method: row for row in results.rows}
     others = [rows[method] for method in ("tfidf", "from_scratch") if method in rows]
     return " ".join(f"By this run, {verdict(rows['trainer'], other)}" for other in others if "trainer" in rows)
@@ -248,7 +248,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Fill the README and draw its picture from ``runs/pocket``, and put the set-up cell into the lessons."""
+    """Fill the README and draw its pictures from ``runs/pocket``, and put the set-up cell into the lessons."""
     path = home() / "README.md"
     results = read_results(RUN)
     if results is None:
@@ -256,7 +256,7 @@ def main(arguments: list[str]) -> None:
             f"There is no {run_folder(RUN) / 'results.json'} to fill the README from; run make run first."
         )
     text = path.read_text(encoding="utf-8")
-    for name, content in blocks(results).items():
+    for name, content in block_contents(results).items():
         text = fill_block(text, name, content, COMMAND)
     draw_pictures(results, home() / "img")
     put_first_cells()

@@ -9,7 +9,7 @@ import os
 
 __version__ = "1.0.0"
 
-# Idle OpenMP threads that spin slow every other process on the machine down; this must be set before torch is imported.
+# Idle OpenMP threads would spin and slow down every other process; this must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it would mourn the kernel that was stopped
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it would report the kernel that was stopped
         print(f"\nstopped; {given.when_stopped}", file=sys.stderr)
         return 130
 
@@ -85,7 +85,7 @@ def _predict(given: argparse.Namespace) -> int:
         written, skipped = predict_file(given.file, shipped_folder(given.run), sys.stdout, given.text)
     except OSError as error:  # standard output takes no more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # whoever reads the predictions has seen enough, as in ``| head``
+        if isinstance(error, BrokenPipeError):  # their reader has closed the pipe, as ``| head`` does
             return 1
         raise CourseError(f"The predictions could not be written: {error.strerror}; free some space.") from error
     if skipped:

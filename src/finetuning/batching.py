@@ -26,7 +26,7 @@ def token_rows(
 def padded(
     rows: Sequence[Sequence[int] | np.ndarray], length: int | None = None, *, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Input ids and attention mask, (reviews, tokens): padded with 0 to ``length`` or the longest, a multiple of 8."""
+    """Input ids and attention mask, (reviews, tokens): padded with 0 to ``length``, else to the next multiple of 8."""
     length = length or -(-max(map(len, rows)) // 8) * 8
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     for i, row in enumerate(rows):
@@ -42,7 +42,7 @@ def token_lengths(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prom
 
 
 def truncation_loss(lengths: np.ndarray, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """For each of the ``limits`` the share of reviews that are cut and of tokens that are lost: two arrays."""
+    """For each of the ``limits`` the share of reviews that are cut and of tokens that are lost: arrays (limits,)."""
     cut = np.array([(lengths > limit).mean() for limit in limits])
     lost = np.array([np.maximum(lengths - limit, 0).sum() / lengths.sum() for limit in limits])
     return cut, lost
@@ -51,8 +51,8 @@ def truncation_loss(lengths: np.ndarray, limits: Sequence[int]) -> tuple[np.ndar
 def epoch_batches(lengths: Sequence[int] | np.ndarray, batch_size: int, grouped: bool, seed: int) -> list[np.ndarray]:
     """The batches of one epoch in random order, as arrays of rows.
 
-    At random, or ``grouped``: of similar length, sorted within blocks of 50 batches as by ``group_by_length`` of the
-    Trainer, which takes the batches of a block from long to short.
+    Drawn at random, or ``grouped``: of similar length, sorted within blocks of 50 batches as by ``group_by_length`` of
+    the Trainer (which, unlike this, then takes the batches of a block from long to short).
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(lengths))

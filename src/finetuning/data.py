@@ -11,18 +11,18 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from finetuning.errors import CourseError
 from finetuning.files import sealed_aside
-from finetuning.profiles import FOUND, Columns
+from finetuning.profiles import USUAL_COLUMNS, Columns
 from finetuning.reviews import KNOWN, LABEL, TEXT, clean_text, need_column
 from finetuning.sources import EXPECTED, LABELS, read_place
 
 TOKENS = ("text", "label", "input_ids", "attention_mask", "labels")  # columns that the lessons make
-LEAST = 5  # reviews of each label to learn from, and HELD to choose by and to measure on
-HELD = 2
-IN_ALL = 34  # reviews to learn from: an epoch of less than two batches is none
+LEAST_TRAIN = 5  # reviews of each label in train
+LEAST_HELD = 2  # reviews of each label in validation and in test
+LEAST_ROWS = 34  # reviews in train: an epoch of less than two batches is none
 
 
 def load_reviews(
-    place: str, revision: str | None = None, *, limit: int = 0, seed: int = 1, columns: Columns = FOUND
+    place: str, revision: str | None = None, *, limit: int = 0, seed: int = 1, columns: Columns = USUAL_COLUMNS
 ) -> DatasetDict:
     """Reviews as a DatasetDict with ``train``, ``test`` and, where the source has one, ``validation``.
 
@@ -35,17 +35,18 @@ def load_reviews(
     splits = DatasetDict(_with_labels(place, read_place(place, revision, columns), columns))
     whole = "test" in splits
     for name, split in splits.items():
-        _check_split(split, f"{place} ({name})", name, LEAST if whole else 2 * LEAST)
+        _check_split(split, f"{place} ({name})", name, LEAST_TRAIN if whole else 2 * LEAST_TRAIN)
     if not whole:
         splits = split_off(splits, "test", 0.2, seed)
     for name in splits if limit else ():
-        splits[name] = take(splits[name], limit if name != "validation" else max(2 * HELD, limit // 5), seed, HELD)
+        size = limit if name != "validation" else max(2 * LEAST_HELD, limit // 5)
+        splits[name] = take(splits[name], size, seed, LEAST_HELD)
         _check_split(splits[name], f"Cut to LIMIT={limit}, {place} ({name})", name)
     return splits
 
 
 def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> dict[str, Dataset]:
-    """The splits with a text in ``text`` and 0 or 1 in ``label``, or a sentence on the first row that has neither."""
+    """The splits with a text in ``text`` and 0 or 1 in ``label``; CourseError on the first row without them."""
     read, labelled, between = {}, {}, 0
     for name, split in splits.items():
         where, names = f"{place} ({name})", split.column_names
@@ -103,19 +104,19 @@ def _label_rule(words: set[str], column: str, rating: str) -> tuple[dict[str, in
     return labels, f"up to {low:g} is negative, from {high:g} positive"
 
 
-def _check_split(split: Dataset, where: str, name: str, least: int = LEAST) -> None:
+def _check_split(split: Dataset, where: str, name: str, least: int = LEAST_TRAIN) -> None:
     counts = np.bincount(np.array(split["label"][:], dtype=int), minlength=2)
-    if counts.min() < (needed := least if name == "train" else HELD):
+    if counts.min() < (needed := least if name == "train" else LEAST_HELD):
         needs = f"at least {needed} of each are needed to learn from, to choose by and to measure on"
         raise CourseError(f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; {needs}.")
-    if name == "train" and len(split) < IN_ALL:
-        raise CourseError(f"{where} holds {len(split)} reviews; at least {IN_ALL} are needed to learn from.")
+    if name == "train" and len(split) < LEAST_ROWS:
+        raise CourseError(f"{where} holds {len(split)} reviews; at least {LEAST_ROWS} are needed to learn from.")
 
 
 def take(split: Dataset, size: int, seed: int, least: int = 0) -> Dataset:
     """At most ``size`` reviews, stratified by label and drawn with a seed, in a shuffled order.
 
-    Of each label at least so many as there are, up to ``least``.
+    Of each label at least ``least``, or all where there are fewer.
     """
     if len(split) <= size:
         return split.shuffle(seed=seed)
@@ -139,7 +140,7 @@ def split_off(splits: DatasetDict, name: str, share: float, seed: int) -> Datase
     Used where a source has no test or validation split. Raises CourseError where too few of a label are left in train.
     """
     train = splits["train"]
-    held = _draw(np.array(train["label"]), max(2 * HELD, round(len(train) * share)), seed, HELD)
+    held = _draw(np.array(train["label"]), max(2 * LEAST_HELD, round(len(train) * share)), seed, LEAST_HELD)
     rest = train.select(np.setdiff1d(np.arange(len(train)), held))
     _check_split(rest, f"After the split {name!r} is taken from it, train", "train")
     return DatasetDict({**splits, "train": rest, name: train.select(held)})
@@ -166,19 +167,19 @@ def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, list[tuple[int, 
     """Rows to drop, so that no review stands twice: a dict of split -> list of (row, split of the copy that stays).
 
     The test split is kept whole but for its own repeats; a review that stands in test as well is dropped from train and
-    validation, because a model that met it in training would be tested on what it remembers. Texts of other marks and
-    another label are no copies. Tokenized splits are compared by their tokens. Used in lesson 01.
+    validation, because a model that met it in training would be tested on what it remembers. Texts that differ in
+    their marks and in their label are no copies. Tokenized splits are compared by their tokens. Used in lesson 01.
     """
-    home: dict[object, str] = {}
+    first: dict[object, str] = {}  # what is compared -> the split of its first copy
     drop: dict[str, list[tuple[int, str]]] = {}
     for name in (name for name in ("test", "validation", "train") if name in splits):
         drop[name], split = [], splits[name]
         tokens = split["input_ids"][:] if "input_ids" in split.column_names else [None] * len(split)
         for row, (text, label, ids) in enumerate(zip(split["text"][:], split["label"][:], tokens, strict=True)):
             keys = [tuple(ids)] if ids else [(fingerprint(text), label), text.lower()]
-            if copy := next((home[key] for key in keys if key in home), None):
+            if copy := next((first[key] for key in keys if key in first), None):
                 drop[name].append((row, copy))
-            home |= {key: home.get(key, name) for key in keys}
+            first |= {key: first.get(key, name) for key in keys}
     return drop
 
 

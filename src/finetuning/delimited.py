@@ -7,12 +7,12 @@ from itertools import chain, islice
 from typing import Any
 
 LONGEST_CELL = 2**24  # characters; a longer one is taken for a quote that was never closed
-FEW = 20  # a column of no more different forms is one by which a row is known
+FEW = 20  # a column whose cells have no more different forms than this shows what a row looks like
 STRAY = 'a quote (") opens here and swallows what follows; put the whole text in quotes, with "" for a quote inside it'
 WRONG = {
     "unexpected end": "a quote opens here and is never closed; the rest of the file is inside it",
     "field limit": "a text of many million characters; is a quote never closed?",
-}  # what csv.Error says -> what we say
+}  # what csv.Error says -> what the reader is told
 
 Record = tuple[int, list[str], str]  # the number of its first line, its cells, what is wrong with it
 
@@ -20,14 +20,14 @@ Record = tuple[int, list[str], str]  # the number of its first line, its cells, 
 def read_delimited(lines: Iterator[str], delimiters: str, text_of: Callable) -> tuple[list[str], Iterator[Record]]:
     """The column names and the records below them; no names where the file does not begin with any.
 
-    Of the ``delimiters`` that one is taken by which the first line has a column of texts (``text_of``). Quotes are
-    doubled within quotes, or escaped where the beginning of the file is read further by that; between tabs they are
-    letters as others where most of them enclose no cell.
+    Of the ``delimiters`` that one is taken by which the first line has a column of texts (``text_of``). Quotes within
+    quotes are doubled, or escaped where the beginning of the file can be read further that way; between tabs they are
+    ordinary characters where most of them enclose no cell.
     """
     csv.field_size_limit(LONGEST_CELL)
     sample = list(islice(lines, 1000))
-    if sample and (said := re.fullmatch(r'"?sep=(.)"?\s*', sample[0])):  # Excel's own way to name the delimiter
-        sample[0], delimiters = "\n", said[1]
+    if sample and (named := re.fullmatch(r'"?sep=(.)"?\s*', sample[0])):  # as Excel names the delimiter
+        sample[0], delimiters = "\n", named[1]
     heads = {one: next(_records(sample, {"delimiter": one}), (0, [], ""))[1] for one in delimiters}
     delimiter = max(heads, key=lambda one: (text_of(heads[one]) is not None, len(heads[one])))
     head = heads[delimiter]

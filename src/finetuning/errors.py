@@ -38,15 +38,15 @@ def hub_error(what: str, place: str, error: BaseException, *, instead: str) -> C
         if cause is not None and cause not in chain:
             chain.append(cause)
             waiting += [cause.__cause__, cause.__context__]
-    answers = (cause.response.status_code for cause in chain if isinstance(cause, (HfHubHTTPError, HTTPStatusError)))
-    answer = next(answers, None)
-    signs = [f"answer {answer}", *["HF_HUB_OFFLINE"] * HF_HUB_OFFLINE]
+    statuses = (cause.response.status_code for cause in chain if isinstance(cause, (HfHubHTTPError, HTTPStatusError)))
+    status = next(statuses, None)
+    signs = [f"HTTP status {status}", *["HF_HUB_OFFLINE"] * HF_HUB_OFFLINE]
     signs += [f"{type(cause).__name__}: {cause}" for cause in chain]
     why = way_out("\n".join(signs), "hub") or (
         f"the Hub could not be reached or the download broke off ({type(error).__name__}): check the network and "
         "try again, files that came whole are kept; or set HF_HUB_OFFLINE=1 when it is cached"
     )
     return CourseError(
-        f"The {what} {place} could not be loaded from the Hub: {why.format(answer=answer)}. "
+        f"The {what} {place} could not be loaded from the Hub: {why.format(status=status)}. "
         f"Or give a local folder as {instead}=..., or run PROFILE=pocket, which needs no network."
     )

@@ -10,6 +10,8 @@ from typing import Any
 
 from finetuning.errors import CourseError
 
+SEAL = "sha256.json"
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` to a temporary name beside ``path`` and rename it, so that a reader never meets half a file."""
@@ -23,9 +25,6 @@ def write_atomically(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
         way = "free some space or check the folder's rights, then run again."
         raise CourseError(f"Could not write {path}: {error.strerror}; {way}") from error
-
-
-SEAL = "sha256.json"
 
 
 def digest(content: Any) -> str:

@@ -29,8 +29,8 @@ def label_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def by_one_step(model: PreTrainedModel, words: Sequence[int], limit: int | None = None) -> Answer:
     """A function from token ids to the two label words' logits in the first decoder step, shape (reviews, 2).
 
-    One step replaces ``generate``: the answer is one token long, so its logits are all there is to know. A batch is
-    padded to ``limit``, or to its longest review.
+    One step replaces ``generate``: the answer is one token long, so its logits are all there is to know. ``words``:
+    as ``label_ids`` gives them. A batch is padded to ``limit`` tokens, or to its longest review.
     """
 
     def answer(rows: Rows) -> Tensor:

@@ -35,9 +35,9 @@ def bf16_is_fast() -> bool:
 
 
 def this_machine() -> dict:
-    """What the machine has: processor, cores, memory (bytes), GPU and its memory (bytes), versions of the libraries.
+    """What the machine has: processor, cores, memory (bytes), number of GPUs, the first and its memory, system.
 
-    Used in lesson 00 and in the head of ``results.json``. ``gpu`` is None where there is none.
+    Used in lesson 00 and in the head of ``results.json``. ``gpu`` and ``gpu_memory_bytes``: None without one.
     """
     import torch
 

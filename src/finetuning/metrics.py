@@ -36,7 +36,7 @@ def wilson_interval(correct: ArrayLike) -> tuple[float, float]:
     """Wilson's 95 % interval of an accuracy: (low, high).
 
     ``correct`` is an array of 0/1 (or bool), one per test review. It covers other reviews of the same kind, not other
-    trainings or machines. Also holds where the bootstrap does not: where all or none are right, every draw is alike.
+    trainings or machines. It also holds where the bootstrap does not: where all or none are right, every draw is alike.
     Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
     """
     correct = np.asarray(correct)

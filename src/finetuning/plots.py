@@ -150,11 +150,11 @@ def plot_results(rows: Sequence[ResultRow]) -> Figure:
     return fig
 
 
-def plot_losses(curves: dict[str, list[float]], title: str = "Training loss, run by run") -> Figure:
-    """Training loss by optimizer step of several runs drawn over one another. ``curves``: dict of name -> losses."""
+def plot_losses(runs: dict[str, list[float]], title: str = "Training loss, run by run") -> Figure:
+    """Training loss by optimizer step of several runs drawn over one another. ``runs``: dict of name -> losses."""
     fig, ax = figure(title)
     styles = ("-", "--", "-.", ":", (0, (1, 3)))
-    for i, (name, losses) in enumerate(curves.items()):
+    for i, (name, losses) in enumerate(runs.items()):
         width = 7 - 1.5 * i if i < 4 else 1.5  # the first is the broadest, so that those on top leave it visible
         steps = range(1, len(losses) + 1)
         ax.plot(steps, losses, linestyle=styles[i % 5], color=COLOURS[i % 5], linewidth=width, label=name)
@@ -234,8 +234,8 @@ def plot_family_memory(
 def plot_price(rows: Sequence[ResultRow]) -> Figure:
     """Accuracy with its interval against training time and against parameters, both on logarithmic axes.
 
-    Methods that were not trained, or have no parameters, stand at "none"; the stages of
-    DeepSpeed share a sign, as they train the same model.
+    Methods that were not trained, or have no parameters, stand at "none"; the stages of DeepSpeed share a sign, as they
+    train the same model.
     """
     fig, axes = figure("What does accuracy cost?", width=13, height=5.2, columns=2)
     group = {row.method: re.sub(r"^deepspeed_.*", "deepspeed, all stages", row.method) for row in rows}
@@ -277,10 +277,10 @@ def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     return fig
 
 
-def plot_coverage(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Accuracy against the share of reviews that are answered. ``curves``: dict of name -> (coverage, accuracy)."""
+def plot_coverage(methods: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Accuracy against the share of reviews that are answered. ``methods``: dict of name -> (coverage, accuracy)."""
     fig, ax = figure("Accuracy when the model may abstain")
-    for colour, (name, (coverage, accuracy)) in zip(COLOURS, curves.items(), strict=False):
+    for colour, (name, (coverage, accuracy)) in zip(COLOURS, methods.items(), strict=False):
         enough = coverage >= min(0.05, coverage.max())  # the first few reviews make a curve of chance
         ax.plot(coverage[enough], accuracy[enough], color=colour, linewidth=2, label=name)
     ax.set(xlabel="share of reviews answered, the surest first", ylabel="accuracy of the answers", xlim=(0, 1.02))

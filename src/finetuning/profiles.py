@@ -14,11 +14,11 @@ ASSETS = Path(__file__).parent / "assets"
 POCKET_T5 = ASSETS / "pocket_t5"
 POCKET_REVIEWS = ASSETS / "pocket_reviews"
 RAW_REVIEWS = ASSETS / "raw_reviews"
-SMALLEST_LIMIT = 40  # of which a tenth becomes the validation split
+SMALLEST_LIMIT = 40  # reviews; a tenth of them becomes the validation split
 
 
 class Columns(NamedTuple):
-    """Where texts and labels stand in a file of reviews: the columns' names ("": found by themselves).
+    """Where texts and labels stand in a file of reviews: the columns' names ("": found by their usual names).
 
     ``rating`` is two numbers, as "4,7": up to the first a rating is negative, from the second positive.
     """
@@ -28,7 +28,7 @@ class Columns(NamedTuple):
     rating: str = ""
 
 
-FOUND = Columns()
+USUAL_COLUMNS = Columns()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Profile:
     device_memory: int
     limit: int = 0  # largest number of training reviews, and of test reviews; 0: all
     seed: int = 1
-    columns: Columns = FOUND
+    columns: Columns = USUAL_COLUMNS
 
 
 def _place(place: str) -> str:
@@ -71,7 +71,7 @@ def choose(
 
     Used at the top of every lesson. ``reviews`` is a file (CSV, JSON, Parquet), a folder of them or a Hub id, whose
     ``columns`` are found by their names or given (a dict of ``Columns``); ``base_model`` is a folder or a Hub id,
-    ``limit`` the largest number of training and of test reviews (0: all). Raises CourseError for what cannot be.
+    ``limit`` the largest number of training and of test reviews (0: all). Raises CourseError for what is none of them.
     """
     if profile not in PROFILES:
         raise CourseError(f"There is no profile {profile!r}; choose one of {', '.join(PROFILES)}.")
@@ -96,7 +96,7 @@ def choose(
 
 def as_place(place: str, name: str) -> str:
     """A file or folder as an absolute path (notebooks run in a folder of their own); a Hub id as it is."""
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # a name that no file can have, a user who is none
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # a name that no file can have, an unknown ~user
         path = Path(place).expanduser()
         if path.exists():
             return str(path.resolve())

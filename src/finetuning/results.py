@@ -38,7 +38,7 @@ class Results:
     rows: list[ResultRow]
 
     def until(self, lesson: str) -> "Results":
-        """What was known at the end of a lesson: opened after a whole run, it does not tell what the next ones show."""
+        """What was known at the end of a lesson, so that it does not tell what the next ones show after a whole run."""
         return Results(self.run, [row for row in self.rows if row.lesson <= lesson])
 
 

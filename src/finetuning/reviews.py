@@ -76,7 +76,7 @@ def open_reviews(path: str | Path, *, text: str = "", only_text: bool = False) -
         else:
             file = _text_file(path.open("rb"), path, suffix, text)
     except UNREADABLE as error:
-        raise CourseError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise CourseError(f"{path} cannot be read ({str(error).splitlines()[0]}); check it or save it anew.") from error
     return file._replace(rows=_up_to_damage(file.rows))
 
 
@@ -115,21 +115,21 @@ def problem_of(row: Row, column: str) -> str:
 
 
 def find_column(columns: Iterable[str], usual: Sequence[str], wanted: str = "") -> str | None:
-    """The column that is ``wanted``, else the one of the first usual name, else the only one of another; None: none.
+    """The column that is ``wanted``, else the one of the first usual name, else the only one of another; None for none.
 
     Case, spaces and underscores of the other names do not count.
     """
     columns = list(columns)
     plain = {column: re.sub(r"[\W_]", "", str(column)).lower() for column in columns}
-    ways = [[column for column in columns if column == (wanted or usual[0])]]
+    matches = [[column for column in columns if column == (wanted or usual[0])]]
     if not wanted:
-        ways += [[column for column in columns if plain[column] in names] for names in (usual[:1], usual)]
-    found = next(filter(None, ways), [])
-    return found[0] if len(found) == 1 else None
+        matches += [[column for column in columns if plain[column] in names] for names in (usual[:1], usual)]
+    first = next(filter(None, matches), [])
+    return first[0] if len(first) == 1 else None
 
 
 def need_column(name: object, columns: Iterable[str], usual: Sequence[str], wanted: str = "") -> str:
-    """``find_column``. Raises CourseError where there is none, or more than one."""
+    """As ``find_column``. Raises CourseError where there is none, or more than one."""
     columns = list(columns)
     if (found := find_column(columns, usual, wanted)) is not None:
         return found
@@ -166,7 +166,7 @@ def _delimited_rows(lines: io.TextIOWrapper, name: str | Path, suffix: str, text
     column = need_column(name, head, TEXT, text)
     twice = {one for one in head if head.count(one) > 1}  # each gets a name of its own
     head = [f"{one}.{head[: i + 1].count(one)}" if one in twice else one for i, one in enumerate(head)]
-    rows = (Row(f"line {n}", {} if said else dict(zip(head, cells, strict=False)), said) for n, cells, said in records)
+    rows = (Row(f"line {n}", {} if bad else dict(zip(head, cells, strict=False)), bad) for n, cells, bad in records)
     return rows, column
 
 
@@ -241,7 +241,7 @@ def _table_file(path: Path, suffix: str, text: str, only_text: bool) -> ReviewFi
     classes, read = _class_names(schema.metadata), 0
 
     def values(name: str, cells: Any) -> list:
-        if kinds[name] in strings:  # read as bytes, for not all of them need be UTF-8
+        if kinds[name] in strings:  # read as bytes, because not all of them need be UTF-8
             texts = cells.cast(pa.large_binary()).to_pylist()
             return [value if value is None else value.decode("utf-8", "surrogateescape") for value in texts]
         return [classes.get(name, {}).get(value, value) if name in classes else value for value in cells.to_pylist()]

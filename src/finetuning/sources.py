@@ -19,22 +19,22 @@ EXPECTED = (
 
 
 def read_place(place: str, revision: str | None, columns: Columns) -> dict[str, Dataset]:
-    """The splits of a file, a folder or a data set of the Hub, as they are."""
+    """The splits of a file, a folder or a data set of the Hub, as they are. Raises CourseError where it has none."""
     path = Path(place)
     if not path.is_dir():
         if path.exists() or kind(path):
             return {"train": _read_files([path], columns.text)}
         return _read_hub(as_place(place, "reviews"), revision)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return _saved(path)
-    if any(_classes(folder) for folder in (path, path / "train")):
-        folders = {name: path / name for name in SPLITS if _classes(path / name)} or {"train": path}
+        return _read_saved(path)
+    if any(_class_folders(folder) for folder in (path, path / "train")):
+        folders = {name: path / name for name in SPLITS if _class_folders(path / name)} or {"train": path}
         return {name: _read_classes(folder) for name, folder in folders.items()}
     return {name: _read_files(files, columns.text) for name, files in split_files(path).items()}
 
 
-def _saved(folder: Path) -> dict[str, Dataset]:
-    """What ``save_to_disk`` has written."""
+def _read_saved(folder: Path) -> dict[str, Dataset]:
+    """What ``save_to_disk`` of ``datasets`` has written."""
     try:
         saved = load_from_disk(str(folder))
     except Exception as error:  # pyarrow's, json's and datasets' own
@@ -49,7 +49,7 @@ def _known_splits(splits: Mapping[str, Dataset], place: object) -> dict[str, Dat
     return known
 
 
-def _classes(folder: Path) -> dict[str, Path]:
+def _class_folders(folder: Path) -> dict[str, Path]:
     """The folders of text files by class: a dict of label word -> folder."""
     inside = folder.iterdir() if folder.is_dir() else ()
     return {one.name.lower(): one for one in inside if one.name.lower() in LABELS and any(one.glob("*.txt"))}
@@ -57,7 +57,7 @@ def _classes(folder: Path) -> dict[str, Path]:
 
 def _read_classes(folder: Path) -> Dataset:
     rows: dict[str, list] = {"text": [], "label": []}
-    for word, inside in sorted(_classes(folder).items()):
+    for word, inside in sorted(_class_folders(folder).items()):
         for file in sorted(inside.glob("*.txt")):
             try:
                 rows["text"].append(file.read_text(encoding="utf-8-sig"))
@@ -78,21 +78,21 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     inside = sorted(file for file in folder.iterdir() if kind(file) and not file.name.startswith("."))
     for name, names in SPLITS.items():
-        exact, shards, near = (
+        exact, shards, named = (
             [file for file in inside if re.match(f"({'|'.join(names)}){end}", file.name.lower())]
             for end in (r"\.", r"-\d+-of-\d+\.", "(?![a-z])")
         )
-        found = exact or shards or near
+        found = exact or shards or named
         shown = ", ".join(file.name for file in found[:5])
         if shards and not exact:
             if len(shards) != int(re.findall(r"\d+", shards[0].name)[1]):
-                held = f"{len(shards)} of the shards of {name!r}; all of {shards[0].name} are needed"
+                held = f"{len(shards)} of the shards of {name!r}; all of {shards[0].name} are needed: add the rest"
                 raise CourseError(f"{folder} holds {held}.")
         elif len(found) > 1:
             raise CourseError(f"{folder} holds {shown}, and one file of the split {name!r} is expected; leave one.")
         if found:
             files[name] = found
-        if others := [file.name for file in near if file not in found]:  # near are they all
+        if others := [file.name for file in named if file not in found]:  # ``named`` holds the others, too
             print(f"{folder}: read is {found[0].name}, not {', '.join(others[:5])}")
     if "train" in files:
         return files
@@ -125,7 +125,7 @@ def _read_files(paths: list[Path], text: str) -> Dataset:
 
 
 def _of_one_kind(values: list) -> list | None:
-    """The values of a column, as words where they are of several kinds; None where they are more than lists."""
+    """The values of a column, as text where they are of several kinds; None where they nest deeper than lists."""
     try:
         found = pa.array(values).type
         return None if pa.types.is_nested(found.value_type if pa.types.is_list(found) else found) else values
@@ -136,7 +136,7 @@ def _of_one_kind(values: list) -> list | None:
 
 
 def _read_hub(place: str, revision: str | None) -> dict[str, Dataset]:
-    """A data set of the Hub by its id; one sentence when it cannot be reached."""
+    """A data set of the Hub by its id. Raises CourseError when it cannot be had."""
     try:
         splits = load_dataset(place, revision=revision)
     except Exception as error:  # the libraries below raise a dozen kinds of errors for a network that is not there

@@ -16,7 +16,7 @@ from transformers import EvalPrediction, TrainerCallback, TrainerControl, Traine
 
 from finetuning.files import SEAL, file_digest, find_damage, seal, write_atomically
 
-# A label is two tokens, its word and the end. Who is sure of the end and tosses a coin for the word pays ln 2 for both.
+# A label is two tokens, word and end. A model sure of the end and tossing a coin for the word pays ln 2 for both.
 COIN_TOSS = float(np.log(2) / 2)
 
 
@@ -32,13 +32,13 @@ def label_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | 
 
 
 def first_step_logits(words: list[int]) -> Callable:
-    """For the Trainer's ``preprocess_logits_for_metrics``: the label words' logits of the first decoder step."""
+    """For the Trainer's ``preprocess_logits_for_metrics``: the logits of ``words`` (token ids) in the first step."""
     return lambda logits, labels: (logits[0] if isinstance(logits, tuple) else logits)[:, 0, words]
 
 
 def label_accuracy(words: list[int]) -> Callable:
-    """For the Trainer's ``compute_metrics``: accuracy and F1 of the label words, by the course's metrics."""
-    from finetuning.metrics import classification_metrics  # what it stands on would make each rank's start longer
+    """For the Trainer's ``compute_metrics``: accuracy and F1 of the label words, whose token ids are ``words``."""
+    from finetuning.metrics import classification_metrics  # its libraries would slow each rank's start
 
     metrics = classification_metrics()
 

@@ -24,7 +24,7 @@ LESSONS = (
 
 
 def home() -> Path:
-    """The folder of the course: the nearest one upwards that holds ``notebooks`` and ``pyproject.toml``, else this one.
+    """The folder of the course: the nearest one upwards with ``notebooks`` and ``pyproject.toml``, else the current.
 
     A notebook that was opened away from its clone (on Colab) finds the clone that the package is installed from.
     """
@@ -42,8 +42,8 @@ def runs_folder() -> Path:
 
 def run_folder(name: str) -> Path:
     """The folder of a run. Raises CourseError for a name that could lead out of the runs' folder."""
-    if not re.fullmatch(r"[\w][\w.-]*", name) or len(name.encode()) > 100:  # what a file's name may hold, and an end
-        allowed = "letters, digits, '.', '_' and '-', at most 100 of them"
+    if not re.fullmatch(r"[\w][\w.-]*", name) or len(name.encode()) > 100:  # a file's name, not too long
+        allowed = "letters, digits, '_' and, after the first, '.' and '-', at most 100 of them"
         raise CourseError(f"A run's name is made of {allowed}, not {name[:120]!r}.")
     return runs_folder() / name
 
@@ -106,7 +106,7 @@ class Workspace:
         self.results_file = self.path / "results.json"
         self._check_settings()
 
-    def _about(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
         """What identifies a run: two runs that differ in any of it must not share a folder."""
         settings = self.settings
         places = {"model": describe(settings.model), "dataset": describe(settings.reviews)}
@@ -121,7 +121,7 @@ class Workspace:
         if not self.results_file.exists():
             return
         kept = self.results().run
-        for key, value in self._about().items():
+        for key, value in self._identity().items():
             if kept.get(key, value) != value:
                 what = f"{key} {kept[key]!r}, not {value!r}"
                 if key.endswith("_digest"):
@@ -133,7 +133,7 @@ class Workspace:
         """What the run's ``results.json`` holds; where there is none yet, the run's settings and machine and no row."""
         if results := read_results(self.name):
             return results
-        head = {**self._about(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 0.0}
+        head = {**self._identity(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 0.0}
         return Results({**head, "hardware": this_machine(), "versions": versions()}, [])
 
     def add_rows(self, *rows: ResultRow) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 
 from finetuning.batching import epoch_batches, length_sorted_batches, token_rows
 from finetuning.data import clean, load_reviews
-from finetuning.labels import LABEL_WORDS, by_one_step, label_ids
+from finetuning.labels import LABEL_WORDS, Rows, by_one_step, label_ids
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import Profile
 from finetuning.speed import prediction, recipes
 from finetuning.speed.contenders import BATCH
-from finetuning.speed.recipes import Recipe, Rows, Training
+from finetuning.speed.recipes import Recipe, Training
 
 SHIPPED_DROPOUT = 0.1  # of every T5
 

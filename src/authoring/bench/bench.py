@@ -25,16 +25,17 @@ from authoring.bench.flops import forward_flops, matmul_peak, tokens_written
 from authoring.bench.growth import SHAPES, growth_exponent, seconds_by_ranks
 from authoring.bench.operators import profile_prediction, profile_training
 from authoring.bench.processes import in_own_process
-from authoring.bench.report import LONG, figures, peak_type, table
+from authoring.bench.report import LONG, peak_type, save_figures, table
 from authoring.bench.start_up import kernel_start_seconds, seconds_by_kind, seconds_of
 from finetuning.batching import epoch_batches, token_rows
-from finetuning.data import clean_text, load_reviews
+from finetuning.data import load_reviews
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
 from finetuning.labels import LABEL_WORDS, label_ids
 from finetuning.machine import bf16_is_fast, this_machine, versions
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import Profile, choose, describe
+from finetuning.reviews import clean_text
 from finetuning.speed import int8, prediction, recipes
 from finetuning.speed.contenders import (
     BATCH,
@@ -319,7 +320,7 @@ class Bench:
         self.keep("minutes", (time.perf_counter() - self.began) / 60)
         text = table(self.measured)
         write_atomically(self.folder / "bench.md", text)
-        figures(self.measured, self.folder)
+        save_figures(self.measured, self.folder)
         print(text)
 
 

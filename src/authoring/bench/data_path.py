@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 
 from finetuning.baselines import tfidf_classifier
 from finetuning.batching import token_rows
-from finetuning.data import clean_text
+from finetuning.reviews import clean_text
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from finetuning.labels import Rows
 from finetuning.speed import recipes
 from finetuning.speed.contenders import BATCH
 from finetuning.speed.prediction import PredictionRecipe, answer_by, predict, prediction_batches
@@ -49,8 +50,8 @@ def profile_training(
     make_model: Callable[[], T5ForConditionalGeneration],
     recipe: Recipe,
     *,
-    pair: tuple[recipes.Rows, Sequence[int]],
-    answers: recipes.Rows,
+    pair: tuple[Rows, Sequence[int]],
+    answers: Rows,
     limit: int,
 ) -> dict[str, float]:
     """The ``operator_profile`` of one step by ``recipe`` on a batch of (rows, labels)."""
@@ -64,11 +65,11 @@ def profile_prediction(
     make_model: Callable[[], T5ForConditionalGeneration],
     recipe: PredictionRecipe,
     *,
-    rows: recipes.Rows,
+    rows: Rows,
     words: Sequence[int],
     limit: int,
 ) -> dict[str, float]:
-    """The ``operator_profile`` of answering all ``rows`` in one recipe."""
+    """The ``operator_profile`` of answering all ``rows`` by ``recipe``."""
     answer = answer_by(recipe, make_model().eval(), words, limit)
     batches = prediction_batches(recipe, [len(row) for row in rows], BATCH)
     with recipes.memory_kept(recipe.keep_memory):

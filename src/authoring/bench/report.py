@@ -91,10 +91,10 @@ def _prediction(measured: dict) -> list[str]:
         "## Prediction",
         _ladder(prediction["factors"]),
         "",
-        f"`generate` wrote {prediction['tokens_written_by_generate']:.1f} tokens per review. Answers as the usual way "
-        f"gives them: {same}. The last way computes at {prediction['share_of_peak']:.0%} of the {peak_type(measured)} "
-        "peak, counted as the unpacked model would.",
-        f"The usual way computes at {prediction['usual_share_of_fp32_peak']:.0%} of the fp32 peak. Ten times its "
+        f"`generate` wrote {prediction['tokens_written_by_generate']:.1f} tokens per review. Answers as the usual "
+        f"recipe gives them: {same}. The last recipe computes at {prediction['share_of_peak']:.0%} of the "
+        f"{peak_type(measured)} peak, counted as the unpacked model would.",
+        f"The usual recipe computes at {prediction['usual_share_of_fp32_peak']:.0%} of the fp32 peak. Ten times its "
         f"speed, without padding, would need {prediction['ten_times_would_need'] / 1e9:.0f} GFLOP/s.",
         *_shares(prediction["profile"]),
     ]
@@ -124,7 +124,7 @@ def _data(data: dict) -> list[str]:
     rows = [(name, f"{speed:,.0f}") for name, speed in data["reviews_per_second"].items()]
     return [
         f"## Data: cleaning and tokenizing {data['reviews']:,} reviews",
-        markdown_table(("way", "reviews/s"), rows),
+        markdown_table(("method", "reviews/s"), rows),
         "",
         f"TF-IDF and logistic regression learn {tfidf['reviews']:,} reviews in {tfidf['seconds']:.1f} s.",
     ]
@@ -147,8 +147,8 @@ def _course(course: dict[str, dict[str, float]]) -> list[str]:
     return ["## The headless course", markdown_table(("lesson", "seconds", *kinds), rows)]
 
 
-def figures(measured: dict, folder: Path) -> None:
-    """The waterfalls and the growth curves as PNG and SVG."""
+def save_figures(measured: dict, folder: Path) -> None:
+    """Write the waterfalls and the growth curves to ``folder`` as PNG and SVG."""
     import matplotlib
 
     matplotlib.use("Agg")

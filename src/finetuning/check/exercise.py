@@ -78,9 +78,9 @@ class exercise:
     ``play`` calls the answer where a plain call is not enough.
 
     The rest stands in assets/exercises: ``fixed``, an input a line; ``because``, an expression that tells why the right
-    value is right; ``mistakes``, each a wrong formula with a sentence, said only when the formula gives what the answer
-    gave for every input. All may use ``solution``, whose further arguments make mistakes, and its module; the last two
-    also the names of the input, and ``wanted`` for the right value.
+    value is right; ``mistakes``, each a wrong formula with a sentence, shown only when the formula gives for every
+    input what the answer gave. All may use ``solution``, whose further arguments make mistakes, and its module; the
+    last two also the names of the input, and ``wanted`` for the right value.
 
     A check prints and never raises, so that a headless run goes on. From the second wrong answer on it adds the next
     hint, each more specific than the one before, and after the last one points to the solution.
@@ -118,8 +118,8 @@ class exercise:
         inputs += [self.drawn(draw) for _ in range(DRAWN)]
         cases = [dict(zip(names, values, strict=True)) for values in inputs]
         right = [plain(solution(**copy.deepcopy(case))) for case in cases]
-        came = self.try_all(answer, cases)
-        wrong = [i for i, one in enumerate(came) if one.error or not same(one.value, right[i], self.tolerance)]
+        outcomes = self.try_all(answer, cases)
+        wrong = [i for i, one in enumerate(outcomes) if one.error or not same(one.value, right[i], self.tolerance)]
         if not wrong:
             return
 
@@ -131,15 +131,15 @@ class exercise:
                     return bool(outcome.error)
                 return not outcome.error and same(outcome.value, value, self.tolerance)
 
-            return all(map(gives, cases, right, came))
+            return all(map(gives, cases, right, outcomes))
 
-        case, wanted, outcome = cases[wrong[0]], right[wrong[0]], came[wrong[0]]
-        said = next((sentence for formula, sentence in text.get("mistakes", []) if explains(formula)), "")
-        if not said:
-            said = tell_error(outcome.error) if outcome.error else misfit(outcome, wanted)
-        if not said and not same(self.try_all(answer, [case])[0].value, outcome.value, self.tolerance):
-            said = "your function gives another answer to the same input each time: by chance, or from what it keeps."
-        lines = [said or f"right for {len(cases) - len(wrong)} of {len(cases)} inputs, and wrong for this one:"]
+        case, wanted, outcome = cases[wrong[0]], right[wrong[0]], outcomes[wrong[0]]
+        reason = next((sentence for formula, sentence in text.get("mistakes", []) if explains(formula)), "")
+        if not reason:
+            reason = tell_error(outcome.error) if outcome.error else misfit(outcome, wanted)
+        if not reason and not same(self.try_all(answer, [case])[0].value, outcome.value, self.tolerance):
+            reason = "your function gives another answer to the same input each time: by chance, or from what it keeps."
+        lines = [reason or f"right for {len(cases) - len(wrong)} of {len(cases)} inputs, and wrong for this one:"]
         lines.append(show_input(case))
         if not outcome.error:
             why = f": {work_out(text['because'], solution, {**case, 'wanted': wanted})}" if "because" in text else ""
@@ -151,14 +151,14 @@ class exercise:
 
         Raises Mistake where it does not come to an end or breaks a rule that ``play`` watches over.
         """
-        came = []
+        outcomes = []
         with TimeLimit() as limit:
             for case in cases:
                 try:
-                    came.append(attempt(functools.partial(self.play, answer), case, limit))
+                    outcomes.append(attempt(functools.partial(self.play, answer), case, limit))
                 except Mistake as mistake:
                     raise Mistake(f"{mistake}\n{show_input(case)}") from None
-        return came
+        return outcomes
 
 
 @functools.cache
@@ -215,12 +215,12 @@ def tell_error(error: BaseException) -> str:
     """An error as one of the reader's function, with the line it came from."""
     began = (error.__cause__ or error).__traceback__  # a StopIteration within a generator causes a RuntimeError
     frames = [one for one in traceback.extract_tb(began) if Path(one.filename).parent != HERE]
-    said = f"{type(error).__name__}: {error}"
+    message = f"{type(error).__name__}: {error}"
     if not frames:
-        return f"your function cannot be called as the exercise calls it: {said}."
+        return f"your function cannot be called as the exercise calls it: {message}."
     line = [one for one in frames if one.filename == frames[0].filename][-1]
     text = f" ({line.line})" if line.line else ""
-    return f"your function stopped with an error in line {line.lineno} of its cell{text}: {said}."
+    return f"your function stopped with an error in line {line.lineno} of its cell{text}: {message}."
 
 
 def plain(value: Any) -> Any:

@@ -11,25 +11,25 @@ GOOD = {"share": 2, "points": 1, "factor": 1.1}  # the first two in points, that
 def compare(guess: Any, outcome: Any, form: str = "{}", measure: str = "factor") -> None:
     """Show a guess beside the outcome; ``form`` writes both, as in ``"{:.1%} of the reviews"``.
 
-    ``measure`` says in what the distance is told: "share" (of accuracies and other shares, told in points), "points"
+    ``measure`` says in what the distance is given: "share" (of accuracies and other shares, given in points), "points"
     (of differences that are in points already), "factor" (of times, counts and ratios).
 
     Used after the prediction prompts of the lessons. A guess that cannot be compared is answered, never an error.
     """
-    came, number = form.format(outcome), _number(guess, measure)
+    shown, number = form.format(outcome), _number(guess, measure)
     if guess is None or guess is ...:
-        print(f"Outcome: {came}. (No guess stored.)")
+        print(f"Outcome: {shown}. (No guess stored.)")
     elif isinstance(outcome, str):
         same = len({re.sub(r"[^a-z0-9]", "", str(one).lower()) for one in (guess, outcome)}) == 1
-        print(f"Your guess: {guess}. Outcome: {came}. {'As you said.' if same else 'Not what you expected: why?'}")
+        print(f"Your guess: {guess}. Outcome: {shown}. {'As you said.' if same else 'Not what you expected: why?'}")
     elif number is None:
-        print(f"Outcome: {came}. (Your guess {guess!r} is no number, so it cannot be compared.)")
+        print(f"Outcome: {shown}. (Your guess {guess!r} is no number, so it cannot be compared.)")
     elif measure == "share" and not 0 <= number <= 1:
-        print(f"Your guess: {number:g}. Outcome: {came}. A share lies between 0 and 1.")
+        print(f"Your guess: {number:g}. Outcome: {shown}. A share lies between 0 and 1.")
     else:
         whole = number.is_integer() and not isinstance(outcome, float)
-        said = form.format(int(number) if whole else number)
-        print(f"Your guess: {said}. Outcome: {came}. {_distance(number, outcome, measure)}")
+        guessed = form.format(int(number) if whole else number)
+        print(f"Your guess: {guessed}. Outcome: {shown}. {_distance(number, outcome, measure)}")
 
 
 def _number(guess: Any, measure: str) -> float | None:

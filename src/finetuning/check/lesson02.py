@@ -20,7 +20,7 @@ def majority(train_labels: list[int], test_labels: list[int]) -> float:
     return test_labels.count(_most(train_labels)) / len(test_labels)
 
 
-# an interval that stays between 0 and 1, so that it is all one whether it is cut there
+# an interval that stays between 0 and 1, so that cutting it there changes nothing
 @exercise(lambda draw: ((n := draw.choice([20, 50, 100, 200, 1000])), draw.randint(n // 4, 3 * n // 4))[::-1])
 def interval(right: int, n: int, errors: float = 1.96, power: float = 0.5, reviews: int | None = None) -> tuple:
     """The 95 % interval (low, high) of an accuracy, by the normal approximation."""

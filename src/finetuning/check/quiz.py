@@ -1,4 +1,4 @@
-"""The quizzes of the lessons: their questions, and what is said to an answer."""
+"""The quizzes of the lessons: their questions, and the comments on an answer."""
 
 import re
 import tomllib

@@ -20,7 +20,7 @@ def link_pages(page: str, names: list[str]) -> str:
 
 
 def _stand_alone(page: str) -> str:
-    """The page without scripts from elsewhere, its figures inside; the exporter's own way unfolds what is folded."""
+    """The page without scripts from elsewhere, its figures inside; the exporter's own option unfolds what is folded."""
 
     def inside(link: re.Match) -> str:
         path = home() / "img" / link[1]

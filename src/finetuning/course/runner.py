@@ -22,7 +22,7 @@ from finetuning.workspace import LESSONS, Workspace, executed_copy, execution_ma
 
 # What a lesson leaves in sealed folders of the run; it is done when they are whole.
 LEAVES = {"01_prepare_data": ("data/reviews",), "03_finetune_with_trainer": ("models/trainer",)}
-KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, set limit=, or choose a smaller profile"
+KILLED_KERNEL = "the kernel died (often: out of memory); close other programs, set LIMIT=, or choose a smaller profile"
 
 
 def run_course(
@@ -49,7 +49,7 @@ def run_course(
             _put_aside_damaged_results(name)
         # From the first lesson on that is not done, all are run: each builds on the ones before.
         todo = list(dropwhile(lambda lesson: not fresh and _done(name, sources[lesson]), lessons))
-        if todo and Path(settings.reviews).exists():  # a wrong file is better said now than after a lesson
+        if todo and Path(settings.reviews).exists():  # a wrong file should show now, not after a lesson
             from finetuning.data import load_reviews
 
             load_reviews(settings.reviews, limit=limit, seed=seed, columns=settings.columns)

@@ -83,13 +83,13 @@ def command(launcher: str, config: str | Path, ranks: int, port: int = 29531) ->
             raise CourseError(f"The launcher {program} is missing; run make setup, or use launcher='torchrun'.")
         options = f"--num_{'gpus' if device_count() else 'accelerators'} {ranks} --master_port {port} --module".split()
         return [[sys.executable, str(program), *options, *script[1:]]]
-    raise CourseError(f"There is no launcher {launcher!r}; choose 'torchrun', 'deepspeed' or 'two nodes'.")
+    raise CourseError(f"There is no launcher {launcher!r}; choose 'torchrun', 'deepspeed', 'two nodes' or 'python'.")
 
 
 def free_port(port: int = 0) -> int:
     """``port``, or with 0 any TCP port of this machine, that nobody listens on. Raises CourseError when it is taken.
 
-    A launcher would take whoever listens there for its partner, and wait.
+    A launcher would take another program there for its partner, and wait.
     """
     with socket.socket() as probe:
         try:
@@ -140,12 +140,12 @@ def _environment(ranks: int) -> dict[str, str]:
 def _watch(commands: list[list[str]], environment: dict[str, str], log: Path, limit: float) -> int:
     """Start the commands, echo rank 0's progress, and return the worst exit code (124: out of time).
 
-    Whoever has something to say is read as far as it has come, so that neither a line without an end nor one process's
-    silence keeps this loop from the others and from the clock.
+    What a process has written is read at once, whole lines or not, so that neither a line without an end nor a silent
+    process keeps this loop from the others and from the clock.
     """
     ends = time.monotonic() + limit
     processes: list[subprocess.Popen] = []
-    begun: dict[int, bytes] = {}  # output -> the line that has not come to its end
+    unfinished: dict[int, bytes] = {}  # output -> the line that has not come to its end
     with log.open("wb") as file, selectors.DefaultSelector() as outputs:
         try:
             for words in commands:
@@ -153,14 +153,14 @@ def _watch(commands: list[list[str]], environment: dict[str, str], log: Path, li
                     words, env=environment, stdin=PIPE, stdout=PIPE, stderr=subprocess.STDOUT, start_new_session=True
                 )
                 processes.append(started)
-                begun[outputs.register(started.stdout, selectors.EVENT_READ).fd] = b""  # type: ignore[arg-type]
+                unfinished[outputs.register(started.stdout, selectors.EVENT_READ).fd] = b""  # type: ignore[arg-type]
             while outputs.get_map():
                 if (left := ends - time.monotonic()) <= 0:
                     return 124
                 for output, _ in outputs.select(left):
                     if not (piece := os.read(output.fd, 2**16)):
                         outputs.unregister(output.fileobj)
-                    *lines, begun[output.fd] = (begun[output.fd] + piece).split(b"\n")
+                    *lines, unfinished[output.fd] = (unfinished[output.fd] + piece).split(b"\n")
                     for line in lines:
                         file.write(line + b"\n")
                         if line.startswith(b"| "):
@@ -169,7 +169,7 @@ def _watch(commands: list[list[str]], environment: dict[str, str], log: Path, li
             return max(abs(process.wait(timeout=30)) for process in processes)
         finally:
             stop(processes)
-            file.writelines(begun.values())
+            file.writelines(unfinished.values())
 
 
 def universal_checkpoint(job: TrainingJob) -> TrainingJob:
@@ -187,11 +187,11 @@ def universal_checkpoint(job: TrainingJob) -> TrainingJob:
     words = [sys.executable, *program, "--input_folder", tag, "--output_folder", f"{tag}_universal"]
     if settings["zero_optimization"]["stage"] < 3:  # the Trainer makes the optimizer; DeepSpeed wants to be told
         words.append("--inject_missing_state")
-    # In the checkpoint's folder, for it takes a path for a pattern, and brackets in one would match nothing.
+    # In the checkpoint's folder, because it takes a path for a pattern, and brackets in one would match nothing.
     done = subprocess.run(words, cwd=checkpoint, env=_environment(1), capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise CourseError(f"The checkpoint {checkpoint} could not be turned into a universal one: {reason}")
+        raise CourseError(f"{checkpoint} could not be made universal ({reason}); resume on the same number of ranks.")
     path = Path(job.folder) / "universal.json"
     write_atomically(path, json.dumps(settings | {"checkpoint": {"load_universal": True}}))
     return replace(job, deepspeed=str(path), die_at=None)

@@ -1,4 +1,4 @@
-"""Lesson 04: where the bytes of a training lie and how many are sent, by theory and counted."""
+"""Lesson 04: where the bytes of a training lie and how many are sent, in theory and counted."""
 
 from typing import Any
 
@@ -145,7 +145,7 @@ def verdict_lines(rows: dict[str, ResultRow], seconds: dict[str, list[float]]) -
 
 
 def pace(steps: list[float], others: list[float], name: str) -> str:
-    """How the medians of two runs' seconds per step compare, in words; silent where their middle halves overlap."""
+    """How the medians of two runs' seconds per step compare, in words; no verdict where their middle halves overlap."""
     ratio = float(np.median(steps) / np.median(others))
     (low, high), (other_low, other_high) = (np.quantile(times, [0.25, 0.75]) for times in (steps, others))
     if low <= other_high and other_low <= high:

@@ -36,7 +36,7 @@ class StepMeter(TrainerCallback):
         self.sent: dict = {}
 
     def measured(self) -> dict:
-        """Seconds of each step and their median, bytes per component, bytes sent per step by each rank.
+        """Seconds of each step from COUNT_AT on, their median, bytes per component, bytes that each rank sends a step.
 
         None where it was not measured.
         """

@@ -1,6 +1,6 @@
 """Lesson 04: which ZeRO stage, offload and micro-batch fit a T5 to your GPUs, from its configuration alone.
 
-Bytes of parameters, gradients and optimizer come from DeepSpeed's own estimators where it has one (stages 2 and 3), and
+Bytes of parameters, gradients and optimizer come from DeepSpeed's own estimators where it has any (stages 2 and 3), and
 from the same arithmetic for the rest; activations from a formula over the model's shape. All for Adam and bf16, the
 activations for eager attention and no dropout, as the course trains on a CPU (dropout would keep masks besides).
 """
@@ -88,7 +88,7 @@ def plan(
 ) -> Plan:  # fmt: skip
     """How to train a T5 with Adam in bf16 on ``gpus`` cards of ``memory`` each.
 
-    A Plan, the simplest way that fits first. ``model``: one of the T5 family, or a folder with a config.json; no
+    A Plan, the simplest strategy that fits first. ``model``: one of the T5 family, or a folder with a config.json; no
     weights and no network are needed. ``memory``: bytes, or "16GB" (1e9 bytes) or "16GiB". ``tokens``: of an input and
     of a label. ``checkpointing``: keep only the inputs of each layer and compute the rest again in the backward pass.
     Used in lesson 04. Raises CourseError for wrong input, and when nothing fits, with what would.
@@ -196,7 +196,7 @@ def state_bytes(parameters: int, largest: int, strategy: str, gpus: int) -> tupl
 
 
 def needed_bytes(shape: T5Config, strategy: str, gpus: int, reviews: int, **setting: Any) -> tuple[dict[str, int], int]:
-    """Bytes per GPU by component for one way to train, and main memory per node: (dict, bytes).
+    """Bytes per GPU by component for one strategy, and main memory per node: (dict, bytes).
 
     ``setting``: ``tokens`` and ``checkpointing``, as for ``activation_bytes``.
     """
@@ -216,7 +216,7 @@ def family_bytes(numbers: tuple[int, ...] = (1, 8, 64)) -> dict[int, dict[str, d
                 for shape in shapes
             }
             for strategy, (_, offload) in STRATEGIES.items()
-            if gpus > 1 or strategy == "plain" or offload != "nothing"  # one GPU has nobody to share out with
+            if gpus > 1 or strategy == "plain" or offload != "nothing"  # one GPU has no other to shard over
         }
         for gpus in numbers
     }
@@ -234,12 +234,12 @@ def _advice(row: PlanRow, gpus: int) -> str:
     most = f"micro-batches of up to {row.micro_batch} review{'s' if row.micro_batch > 1 else ''}"
     if row.strategy == "plain":
         return f"The plain Trainer fits, with {most}: you do not need DeepSpeed."
-    advice = f"Take {row.strategy}, the simplest way that fits {_gpus(gpus)}, with {most}"
+    advice = f"Take {row.strategy}, the simplest strategy that fits {_gpus(gpus)}, with {most}"
     return advice + (f"; it wants about {_gb(row.host_bytes)} of main memory per node." if row.host_bytes else ".")
 
 
 def _nothing_fits(model: str, shape: T5Config, gpus: int, card: int, setting: dict[str, Any]) -> str:
-    """The sentence for a model that fits no way: what the least demanding way needs, and what would help."""
+    """The sentence for a model that no strategy fits: what the least demanding one needs, and what would help."""
     needs = {strategy: sum(needed_bytes(shape, strategy, gpus, 1, **setting)[0].values()) for strategy in STRATEGIES}
     strategy = min(needs, key=lambda name: needs[name])
     least = needs[strategy]

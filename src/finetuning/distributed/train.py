@@ -63,8 +63,8 @@ def train(job: TrainingJob) -> dict:
     shape = transformers.T5Config(**job.shape) if job.shape else None
     model = transformers.T5ForConditionalGeneration(shape) if shape else load_model(settings)
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
-    watch = meter.StepMeter(job)
-    watch.trainer = trainer = _trainer(job, args, model, tokenizer, watch)
+    step_meter = meter.StepMeter(job)
+    step_meter.trainer = trainer = _trainer(job, args, model, tokenizer, step_meter)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(job.folder) if job.save_steps else None)
     seconds = time.perf_counter() - began
@@ -78,7 +78,7 @@ def train(job: TrainingJob) -> dict:
         "train_reviews_per_second": job.steps * job.micro_batch * job.accumulation * args.world_size / seconds,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "steps": [entry["step"] for entry in trainer.state.log_history if "loss" in entry],
-        **watch.measured(), **peak_memory(),
+        **step_meter.measured(), **peak_memory(),
     }  # fmt: skip
     if job.save:
         trainer.save_model(job.folder)  # gathers the shards of all ranks
@@ -95,7 +95,7 @@ def train(job: TrainingJob) -> dict:
 
 def _trainer(
     job: TrainingJob, args: Seq2SeqTrainingArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-    watch: meter.StepMeter,
+    step_meter: meter.StepMeter,
 ) -> Seq2SeqTrainer:  # fmt: skip
     """The Trainer of a job, as in lesson 03 but for what measures it."""
     rows = load_from_disk(job.reviews)["train"].select_columns(["input_ids", "labels"])
@@ -108,7 +108,7 @@ def _trainer(
     cpu_adam = built_cpu_adam() if offloads else None
     trainer = Seq2SeqTrainer(
         model, args, train_dataset=rows, data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, model=model),
-        compute_loss_func=label_token_loss, callbacks=[watch],
+        compute_loss_func=label_token_loss, callbacks=[step_meter],
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     if cpu_adam:
@@ -133,7 +133,7 @@ def score_share(job: TrainingJob, args: Seq2SeqTrainingArguments) -> dict:
 
 
 def join_process_group(name: str) -> None:
-    """Let the ranks meet under names of this training's own: the launcher's store still holds the last one's."""
+    """Join the ranks in a process group of this ``name``: the launcher's store still holds the keys of the last one."""
     environment = os.environ
     if int(environment.get("WORLD_SIZE", 1)) > 1:
         store = torch.distributed.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)
@@ -143,7 +143,7 @@ def join_process_group(name: str) -> None:
         )  # fmt: skip
 
 
-def die_with_the_launcher() -> None:
+def end_with_launcher() -> None:
     """End this process with the one that launched it: then standard input, a pipe that it holds, comes to its end."""
 
     def wait() -> None:
@@ -155,19 +155,19 @@ def die_with_the_launcher() -> None:
 
 
 def run(job: TrainingJob) -> int:
-    """One training with its log and its answer on disk; returns the exit code."""
+    """One training; what it measured, or its error, goes to its folder. Returns the exit code."""
     rank = int(os.environ.get("RANK", 0))
     folder = Path(job.folder)
     try:
-        answer = train(job)
+        measured = train(job)
     except BaseException as error:
         traceback.print_exc()
         last = traceback.format_exc().strip().splitlines()[-12:]
-        answer = {"rank": rank, "when": time.time(), "type": type(error).__name__, "message": str(error), "last": last}
-        write_atomically(folder / f"rank{rank}.error.json", json.dumps(answer))
+        failed = {"rank": rank, "when": time.time(), "type": type(error).__name__, "message": str(error), "last": last}
+        write_atomically(folder / f"rank{rank}.error.json", json.dumps(failed))
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(1)  # a rank that waits for the others in an exit handler would hide this error
-    write_atomically(folder / f"rank{rank}.json", json.dumps(answer))
+    write_atomically(folder / f"rank{rank}.json", json.dumps(measured))
     return 0
 
 
@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.dup2(file, 1), os.dup2(file, 2)
     watched = os.environ.get("FINETUNING_WATCHED") == "1"
     if watched:
-        die_with_the_launcher()
+        end_with_launcher()
     if len(jobs) == 1:
         return run(jobs[0])
     # Several small trainings, as the lesson compares them: each in a child of its own, so that none inherits the state
@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
         child = os.fork()
         if child == 0:
             if watched:
-                die_with_the_launcher()
+                end_with_launcher()
             join_process_group(f"training {i}")
             os._exit(run(job))
         _, status = os.waitpid(child, 0)

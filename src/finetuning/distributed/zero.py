@@ -63,7 +63,7 @@ def check_configuration(path: Path) -> None:
             raise CourseError(f"{path}: ZeRO stage {stage} cannot do {key}; {way}")
 
 
-def extensions() -> Path:
+def extensions_folder() -> Path:
     """PyTorch's folder of the operators that were built on this machine."""
     from torch.utils.cpp_extension import get_default_build_root
 
@@ -76,7 +76,7 @@ def check_locks() -> None:
     The lock of a build that still runs is open in its process.
     """
     held: set[str] = set()
-    for lock in sorted(extensions().rglob("lock")):
+    for lock in sorted(extensions_folder().rglob("lock")):
         for process in () if held else psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 held |= {file.path for file in process.open_files()}
@@ -92,7 +92,7 @@ def built_cpu_adam() -> type | None:
     import_deepspeed()
     from deepspeed.git_version_info import installed_ops
 
-    if not installed_ops.get("cpu_adam") and not any(extensions().rglob("cpu_adam.so")):
+    if not installed_ops.get("cpu_adam") and not any(extensions_folder().rglob("cpu_adam.so")):
         return None
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 

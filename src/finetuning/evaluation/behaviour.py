@@ -57,7 +57,7 @@ def difference(before: str, after: str, width: int = 60) -> tuple[str, ...]:
     )
 
 
-# An expectation: the scores of each pair's first and second text in, whether the pair fails out (bool per pair).
+# An expectation: from the label scores of the pairs' first and second texts, (pairs, 2) each, which pairs fail (bool).
 
 
 def same_verdict(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -83,12 +83,12 @@ def negation_verdict(name: str, plain: np.ndarray, negated: np.ndarray) -> str:
     """
     positive = plain.argmax(axis=1) == 1
     turned = int((negated.argmax(axis=1) == 0)[positive].sum())
-    told = f"{name} calls {positive.sum()} of {len(plain)} plain sentences positive"
+    start = f"{name} calls {positive.sum()} of {len(plain)} plain sentences positive"
     if positive.sum() < len(plain) / 2:
-        return f"{told}: too few to say what it does with a not."
+        return f"{start}: too few to say what it does with a not."
     if turned == positive.sum():
-        return f"{told}, and a not turns every one of them."
-    return f"{told}, and a not turns {turned or 'none'} of them."
+        return f"{start}, and a not turns every one of them."
+    return f"{start}, and a not turns {turned or 'none'} of them."
 
 
 def failure_table(

@@ -10,7 +10,7 @@ from finetuning.errors import CourseError
 from finetuning.results import ResultRow
 from finetuning.workspace import Workspace
 
-ALPHA, POWER = 0.05, 0.8  # how often a test may cry wolf; how often it must see a difference that is there
+ALPHA, POWER = 0.05, 0.8  # shares: of false alarms that a test may raise, of real differences that it must see
 
 
 def kept_answers(workspace: Workspace, truth: np.ndarray) -> dict[str, np.ndarray]:

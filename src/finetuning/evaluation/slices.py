@@ -77,6 +77,6 @@ def slice_lines(table: pd.DataFrame) -> list[str]:
     kept = table[table["p of all"] < ALPHA]["slice"].tolist()
     lines.append(
         f"{len(table)} slices were searched: by chance alone up to {ALPHA * len(table):.1f} of them would look like "
-        f"that on average; after Holm's correction there stay {', '.join(kept) or 'none'}."
+        f"that on average; after Holm's correction these remain: {', '.join(kept) or 'none'}."
     )
     return lines

@@ -13,7 +13,7 @@ from finetuning.labels import Rows
 from finetuning.speed.prediction import PredictionRecipe, answer_by, predict, prediction_batches
 from finetuning.speed.recipes import Recipe, Training, memory_kept
 
-BATCH = 16
+BATCH = 16  # reviews
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def factors(speeds: dict[str, list[float]]) -> list[dict]:
     return rows
 
 
-def tell_factors(rows: list[dict]) -> str:
+def factors_verdict(rows: list[dict]) -> str:
     """The waterfall in words: the whole, the steps that gain in every round, and those that do not."""
     times = rows[-1]["times"]
     gained = sorted((row for row in rows[1:] if row["step_low"] > 1), key=lambda row: -row["step"])
@@ -48,12 +48,12 @@ def tell_factors(rows: list[dict]) -> str:
     lost = [row["name"] for row in rows[1:] if row["step_high"] < 1]
     rounds = f"{times['low']:.1f} to {times['high']:.1f} in {times['rounds']} rounds"
     lines = [f"All together: {times['median']:.1f} times the speed of the usual recipe ({rounds})."]
-    found = {
+    groups = {
         "Faster in every round": [f"{row['name']} (x {row['step']:.2f})" for row in gained],
         "Faster in some rounds and slower in others, so no clear gain": unclear,
         "Slower in every round, here": lost,
     }
-    return "\n".join(lines + [f"{said}: {', '.join(names)}." for said, names in found.items() if names])
+    return "\n".join(lines + [f"{group}: {', '.join(names)}." for group, names in groups.items() if names])
 
 
 def sample_batches(lengths: np.ndarray, size: int, count: int) -> list[np.ndarray]:
@@ -61,7 +61,7 @@ def sample_batches(lengths: np.ndarray, size: int, count: int) -> list[np.ndarra
     batches = length_sorted_batches(lengths, size)
     whole = [batch for batch in batches if len(batch) == size]
     if not whole:
-        raise CourseError(f"The bench needs at least {size} reviews; here are {len(lengths)}.")
+        raise CourseError(f"A batch takes {size} reviews, and there are {len(lengths)}; raise limit= or add reviews.")
     picks = (np.arange(count) + 0.5) * len(whole) / count
     return [whole[i] for i in sorted({int(pick) for pick in picks})]
 

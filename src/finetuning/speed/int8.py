@@ -24,10 +24,10 @@ def multiply_int8(
     q: Tensor, step: float, zero: int, matrix: tuple[Tensor, Tensor], dtype: torch.dtype, after: str = "none",
     made_step: float = 1.0,
 ) -> Tensor:  # fmt: skip
-    """The product of ``step * (q - zero)``, unsigned 8 bits, and a ``matrix`` in 8 bits.
+    """The product of ``step * (q - zero)``, (tokens, inputs) in unsigned 8 bits, and a ``matrix`` of ``packed_int8``.
 
-    Packed, and one scale per output. ``dtype``: of the product; unsigned 8 bits again, it counts in units of
-    ``made_step``.
+    ``dtype``: of the product, (tokens, outputs); torch.uint8 counts in units of ``made_step``. ``after``: "none" or
+    "relu", applied to the product.
     """
     packed, scale = matrix
     zeros = torch.zeros_like(scale, dtype=torch.int)
@@ -36,7 +36,7 @@ def multiply_int8(
 
 
 def packed_int8(weight: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-    """A matrix in 8 bits, one scale per output; the normalization's own weights, if there are any, go into it."""
+    """A weight (outputs, inputs) in 8 bits, packed, and a scale per output; the weights of ``norm`` go into it."""
     full = weight.float() if norm is None else weight.float() * norm.weight.float()
     scale = full.abs().amax(1) / 127
     return torch.ops.onednn.qlinear_prepack((full / scale[:, None]).round().to(torch.int8), None), scale

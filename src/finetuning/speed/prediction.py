@@ -1,4 +1,4 @@
-"""Lesson 03: ways to predict, one change at a time."""
+"""Lesson 03: recipes for prediction, one change at a time."""
 
 import copy
 import time
@@ -33,7 +33,7 @@ class PredictionRecipe:
 
 
 def prediction_recipes(config: T5Config) -> dict[str, PredictionRecipe]:
-    """The usual way to predict, then one change at a time down to the fastest: a dict of name -> PredictionRecipe.
+    """The usual recipe, then one change at a time down to the fastest: a dict of name -> PredictionRecipe.
 
     Left out is what this machine is not fast at, and what is not written for models of this ``config``.
     """
@@ -50,7 +50,7 @@ def prediction_recipes(config: T5Config) -> dict[str, PredictionRecipe]:
 
 
 def answer_by(recipe: PredictionRecipe, model: T5ForConditionalGeneration, words: Sequence[int], limit: int) -> Answer:
-    """A function (rows -> logits of the two label words, shape (reviews, 2)) that answers in this ``recipe``."""
+    """A function (rows -> logits of the two label words, shape (reviews, 2)) that answers by this ``recipe``."""
     if recipe.bf16:
         model = copy.deepcopy(model).bfloat16()
     if recipe.packed:

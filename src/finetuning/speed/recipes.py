@@ -136,7 +136,7 @@ class Training:
         return loss.item()
 
     def seconds(self, batches: Sequence[tuple[Rows, Sequence[int]]]) -> np.ndarray:
-        """Seconds of a step on each of the batches of (rows, labels); two on the first go before, to get the memory."""
+        """Seconds of a step on each of the batches of (rows, labels), after two on the first that get the memory."""
         taken = []
         with memory_kept(self.recipe.keep_memory):
             for _ in range(2):
