@@ -16,9 +16,9 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForCo
 
 from authoring.pocket import inherit, judge, pieces, pretrain, tasks
 from authoring.pocket.passages import Passages
-from finetuning.data import clean_text
 from finetuning.labels import label_ids, score_labels
 from finetuning.profiles import POCKET_REVIEWS, POCKET_T5
+from finetuning.reviews import clean_text
 
 
 @pytest.fixture(scope="module")

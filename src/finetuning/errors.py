@@ -15,6 +15,11 @@ class CourseError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, or its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def way_out(text: str, where: Literal["training", "lesson", "hub"]) -> str | None:
     """The way out for the first of assets/errors.toml's symptoms that the text shows; None where it shows none."""
     known = (symptom for symptom in SYMPTOMS if where in symptom)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5ForConditionalGeneration
 from transformers.utils.logging import disable_progress_bar
 
-from finetuning.errors import CourseError, hub_error
+from finetuning.errors import CourseError, first_line, hub_error
 from finetuning.files import SEAL, sealed_aside
 from finetuning.profiles import Profile
 
@@ -71,7 +71,7 @@ def _from_hub_or_folder(kind: Any, settings: Profile, **options: Any) -> Any:
             return kind.from_pretrained(settings.model, force_download=True, **options)
     except (OSError, ValueError, SafetensorError, HTTPError) as error:
         if local:
-            wrong = f"The folder {settings.model} holds no whole model ({str(error).splitlines()[0]})"
+            wrong = f"The folder {settings.model} holds no whole model ({first_line(error)})"
             wanted = "config.json, model.safetensors and the tokenizer's files"
             raise CourseError(f"{wrong}; expected are {wanted}.") from error
         raise hub_error("model", settings.model, error, instead="BASE_MODEL") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetuning.delimited import LONGEST_CELL, read_delimited
-from finetuning.errors import CourseError
+from finetuning.errors import CourseError, first_line
 from finetuning.profiles import ASSETS
 
 KNOWN: dict[str, Any] = tomllib.loads((ASSETS / "reviews.toml").read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def open_reviews(path: str | Path, *, text: str = "", only_text: bool = False) -
         else:
             file = _text_file(path.open("rb"), path, suffix, text)
     except UNREADABLE as error:
-        raise CourseError(f"{path} cannot be read ({str(error).splitlines()[0]}); check it or save it anew.") from error
+        raise CourseError(f"{path} cannot be read ({first_line(error)}); check it or save it anew.") from error
     return file._replace(rows=_up_to_damage(file.rows))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from finetuning.errors import CourseError, hub_error
+from finetuning.errors import CourseError, first_line, hub_error
 from finetuning.profiles import Columns, as_place
 from finetuning.reviews import FORMATS, KNOWN, kind, open_reviews, problem_of
 
@@ -38,7 +38,7 @@ def _read_saved(folder: Path) -> dict[str, Dataset]:
     try:
         saved = load_from_disk(str(folder))
     except Exception as error:  # pyarrow's, json's and datasets' own
-        raise CourseError(f"{folder} holds no whole data set ({str(error).splitlines()[0]}); save it again.") from error
+        raise CourseError(f"{folder} holds no whole data set ({first_line(error)}); save it again.") from error
     return _known_splits(saved if isinstance(saved, DatasetDict) else {"train": saved}, folder)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from authoring.blocks import fill_block
 from authoring.pocket.tuning import fine_tune, pocket_reviews, scores
 from finetuning.baselines import tfidf_classifier
-from finetuning.data import clean_text, load_reviews
+from finetuning.data import load_reviews
 from finetuning.evaluation import behaviour
 from finetuning.evaluation.pairs import paired
 from finetuning.files import write_atomically
@@ -24,6 +24,7 @@ from finetuning.machine import this_machine
 from finetuning.metrics import wilson_interval
 from finetuning.models import load_model
 from finetuning.profiles import POCKET_T5, choose
+from finetuning.reviews import clean_text
 from finetuning.workspace import runs_folder
 
 SEEDS = (1, 2, 3, 4, 5)

@@ -68,7 +68,8 @@ def training_reviews(source: str) -> tuple[list[str], np.ndarray]:
     ``stanfordnlp/imdb``. Returns cleaned texts and labels (0 negative, 1 positive). The test texts are read for one
     purpose: to leave out the reviews that stand in both halves.
     """
-    from finetuning.data import clean_text, load_reviews
+    from finetuning.data import load_reviews
+    from finetuning.reviews import clean_text
 
     splits = load_reviews(source)
     train, test = splits["train"], splits["test"]
