@@ -18,7 +18,7 @@ from finetuning.errors import CourseError
 SERVED = {
     "01": [["leaks"], ["star_words"], ["length_limit"], ["padding_waste"]],
     "02": [["majority"], ["decisive_word"], ["choose_prompt"], ["interval"]],
-    "03": [["mask_padding"], ["positive_probability"], ["pick_training"], ["pick_training"], ["bought"]],
+    "03": [["mask_padding"], ["positive_probability"], ["pick_training"], ["pick_training"], ["gains"]],
     "04": [["zero_bytes"], ["zero_bytes", "reshard"], ["accumulated_loss", "reshard"], ["lowest_stage"]],
     "05": [["mcnemar"], ["calibration_error"], ["negation_slice"], ["stream_answers"]],
 }

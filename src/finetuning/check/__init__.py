@@ -8,7 +8,7 @@ Each exercise tries your answer on many inputs and shows one for which it goes w
 from finetuning.check.guess import compare
 from finetuning.check.lesson01 import leaks, length_limit, padding_waste, star_words
 from finetuning.check.lesson02 import choose_prompt, decisive_word, interval, majority
-from finetuning.check.lesson03 import bought, mask_padding, pick_training, positive_probability
+from finetuning.check.lesson03 import gains, mask_padding, pick_training, positive_probability
 from finetuning.check.lesson04 import accumulated_loss, lowest_stage, reshard, zero_bytes
 from finetuning.check.lesson05 import calibration_error, mcnemar, negation_slice, stream_answers
 from finetuning.check.quiz import quiz
@@ -16,7 +16,7 @@ from finetuning.check.quiz import quiz
 EXERCISES = {
     "01": (leaks, star_words, length_limit, padding_waste),
     "02": (majority, interval, decisive_word, choose_prompt),
-    "03": (mask_padding, positive_probability, pick_training, bought),
+    "03": (mask_padding, positive_probability, pick_training, gains),
     "04": (accumulated_loss, zero_bytes, reshard, lowest_stage),
     "05": (mcnemar, calibration_error, negation_slice, stream_answers),
 }

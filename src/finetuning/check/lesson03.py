@@ -72,6 +72,6 @@ _GAVE = ("trainer - from_scratch", "trainer - as_shipped")
 
 
 @exercise(lambda draw: (dict(zip(_METHODS, (n / 1000 for n in draw.sample(range(400, 990), k=5)), strict=True)),))
-def bought(accuracy: dict[str, float]) -> list[float]:
+def gains(accuracy: dict[str, float]) -> list[float]:
     """Points of accuracy that pre-training gave, and that fine-tuning gave; ``accuracy``: method -> value."""
     return _points(accuracy, *_GAVE)
