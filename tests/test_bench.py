@@ -164,7 +164,7 @@ def test_exponents_are_found():
 
 
 def test_too_few_reviews_are_told():
-    with pytest.raises(CourseError, match="at least 16 reviews"):
+    with pytest.raises(CourseError, match="takes 16 reviews, and there are 9"):
         contenders.sample_batches(np.arange(9), 16, 4)
 
 
