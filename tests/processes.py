@@ -62,10 +62,16 @@ def appears(folder, pattern, process):
     return process.poll() is None and set(folder.glob(pattern)) - before
 
 
+def course_without_lessons(folder):
+    """What the lessons stand beside: the project's file and the glossary."""
+    (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copy(ROOT / "notebooks" / "glossary.ipynb", folder / "notebooks")
+
+
 def course_without(folder, *beginnings):
     """A copy of the course without the cells whose ids begin so."""
-    (folder / "notebooks").mkdir(parents=True)
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    course_without_lessons(folder)
     (folder / "img").symlink_to(ROOT / "img")
     for path in NOTEBOOKS:
         notebook = nbformat.read(path, as_version=4)
@@ -80,8 +86,7 @@ def course_without(folder, *beginnings):
 
 def small_course(folder, *codes):
     """A copy of the course of as many lessons as there are codes: each its title, its parameters and that code."""
-    (folder / "notebooks").mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    course_without_lessons(folder)
     for path, code in zip(NOTEBOOKS, codes, strict=False):
         notebook = nbformat.read(path, as_version=4)
         keep = [cell for cell in notebook.cells if cell.id.endswith(("-title", "-parameters"))]
