@@ -117,7 +117,9 @@ class stop_after(TrainerCallback):
         self.epochs = epochs
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-        control.should_training_stop, control.should_save = state.epoch >= self.epochs, True
+        # Not at the second step: the Trainer's bar in a notebook knows no time per step then, and fails.
+        control.should_training_stop = state.epoch >= self.epochs and state.global_step != 2
+        control.should_save = True
         return control
 
 
