@@ -103,7 +103,8 @@ def evaluated(run):
     errors = [calibration_error(given.max(axis=1), right, np.linspace(0.5, 1, 11)) for given in (scores, tempered)]
     threshold = threshold_for(checked.max(axis=1), run.right("trainer", "validation"), 0.95)
     answered = scores.max(axis=1) >= threshold
-    abstained = [answered.sum(), len(truth), right[answered].sum(), right.sum()]
+    of_answered, of_all = ((some.sum(), some.mean()) for some in (right[answered], right))
+    abstained = [answered.sum(), len(truth), *of_answered, *of_all]
     weakest = min(slices(run.data["test"])[0].values(), key=lambda rows: right[rows].mean())
     weakness = right[weakest].mean(), *wilson_interval(right[weakest]), weakest.sum()
     changes = ["05-calibration-fit"] * 2
