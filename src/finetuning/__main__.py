@@ -10,6 +10,15 @@ from pathlib import Path
 from finetuning.errors import CourseError
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM. Where a plain KeyboardInterrupt has crossed exec(), Python ends by the signal, not as told."""
+
+
+def stop(*_: object) -> None:
+    """A signal handler."""
+    raise Stopped
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code (0 done, 1 with a sentence on standard error)."""
     given = _parser().parse_args(arguments)
@@ -69,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(given: argparse.Namespace) -> int:
     from finetuning.course.runner import chosen_lessons, run_course
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end by another program: as by Ctrl-C
+    signal.signal(signal.SIGTERM, stop)  # told to end by another program: as by Ctrl-C
     columns = {name: vars(given).pop(name) for name in ("text", "label", "rating")}
     own = ("command", "do", "when_stopped")
     options = {option: value for option, value in vars(given).items() if option not in own}
@@ -111,4 +120,6 @@ def _train(given: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started this wants it ignored
+        signal.signal(signal.SIGINT, stop)
     sys.exit(main())

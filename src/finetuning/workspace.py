@@ -87,11 +87,10 @@ def execution_mark(copy: dict) -> dict:
 
 
 class Workspace:
-    """The files of one run.
+    """The files of one run under ``runs/<name>``: ``data/``, ``models/``, ``logs/``, ``notebooks/``, ``results.json``.
 
-    ``data/``, ``models/``, ``logs/``, ``notebooks/`` and ``results.json`` under ``runs/<name>``. Used by every lesson.
-    Raises CourseError when the folder holds a run of other settings, so that numbers of two runs never mix, and when
-    its ``results.json`` cannot be read.
+    Used by every lesson. Raises CourseError when the folder holds a run of other settings, so that numbers of two runs
+    never mix, and when its ``results.json`` cannot be read.
     """
 
     def __init__(self, name: str, settings: Profile) -> None:
@@ -164,8 +163,7 @@ class Workspace:
     def keep_scores(self, method: str, **scores: np.ndarray) -> None:
         """Keep a method's label scores for later lessons.
 
-        ``scores``: split -> array of shape (reviews, 2), as ``score_labels`` gives them, in the order of the prepared
-        split.
+        ``scores``: split -> array of shape (reviews, 2), as ``score_labels`` gives it, in the prepared split's order.
         """
         kept = {split: np.asarray(values).round(6).tolist() for split, values in scores.items()}
         write_atomically(self.scores_folder / f"{method}.json", json.dumps(with_digest(kept)))

@@ -12,9 +12,8 @@ def compare(guess: Any, outcome: Any, form: str = "{}", measure: str = "factor")
     """Show a guess beside the outcome; ``form`` writes both, as in ``"{:.1%} of the reviews"``.
 
     ``measure`` says in what the distance is given: "share" (of accuracies and other shares, given in points), "points"
-    (of differences that are in points already), "factor" (of times, counts and ratios).
-
-    Used after the prediction prompts of the lessons. A guess that cannot be compared is answered, never an error.
+    (of differences that are in points already), "factor" (of times, counts and ratios). Used after the prediction
+    prompts of the lessons. A guess that cannot be compared is answered, never an error.
     """
     shown, number = form.format(outcome), _number(guess, measure)
     if guess is None or guess is ...:

@@ -10,9 +10,7 @@ from finetuning.profiles import ASSETS
 
 
 def questions(lesson: str) -> list[dict]:
-    """The quiz of a lesson.
-
-    A list of dicts with ``ask``, ``right`` (a letter) and ``a``, ``b`` … -> [choice, why or why not].
+    """The quiz of a lesson: dicts with ``ask``, ``right`` (a letter) and ``a``, ``b`` … -> [choice, why or why not].
 
     Raises CourseError for a lesson without a quiz.
     """

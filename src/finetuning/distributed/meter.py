@@ -22,11 +22,7 @@ def show(line: str) -> None:
 
 
 class StepMeter(TrainerCallback):
-    """A Trainer callback that measures.
-
-    Seconds per step, bytes held between two micro-batches, bytes sent over loopback. Rank 0 also prints a line of
-    progress now and then.
-    """
+    """A Trainer callback: seconds per step, bytes held between micro-batches, bytes sent; rank 0 prints progress."""
 
     def __init__(self, job: TrainingJob) -> None:
         self.job, self.printed = job, 0.0

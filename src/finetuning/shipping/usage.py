@@ -34,8 +34,7 @@ def read_usage(folder: Path) -> dict:
         if not whole or tuple(usage["label_words"]) != LABEL_WORDS:
             raise ValueError(f"expected are prompt, max_length and the label words {', '.join(LABEL_WORDS)}")
     except FileNotFoundError as error:
-        missing = f"{folder} holds no {USAGE}, which says how the model is asked"
-        raise CourseError(f"{missing}; {way}") from error
+        raise CourseError(f"{folder} holds no {USAGE}, which says how the model is asked; {way}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{path} cannot be used ({error}); {way}") from error
     return usage
