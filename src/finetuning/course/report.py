@@ -39,6 +39,7 @@ def write_report(workspace: Workspace) -> Path:
     from jinja2 import Environment
     from nbconvert import HTMLExporter
 
+    results = workspace.results()
     done = [lesson for lesson in LESSONS if (workspace.notebooks / f"{lesson}.ipynb").exists()]
     elsewhere = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url", "widget_renderer_url")
     exporter = HTMLExporter(template_name="lab", **dict.fromkeys(elsewhere, ""))
@@ -54,9 +55,9 @@ def write_report(workspace: Workspace) -> Path:
         links = " · ".join(['<a href="../report.html">results</a>', *near])
         page = page.replace("<main>", f'<nav style="font:16px sans-serif;padding:12px 24px">{links}</nav><main>', 1)
         write_atomically(workspace.notebooks / f"{name}.html", _stand_alone(link_pages(page, names)))
-    table = results_table(workspace.results())
+    table = results_table(results)
     template = Environment(autoescape=True).from_string((ASSETS / "report.html.j2").read_text(encoding="utf-8"))
-    page = table.to_html(border=0, index=False) if len(table) else ""
-    page = template.render(table=page, caption=caption(workspace.results()), titles=titles)
+    shown = table.to_html(border=0, index=False) if len(table) else ""
+    page = template.render(table=shown, caption=caption(results), titles=titles)
     write_atomically(workspace.path / "report.html", page)
     return workspace.path / "report.html"
