@@ -20,7 +20,7 @@ SERVED = {
     "02": [["majority"], ["decisive_word"], ["choose_prompt"], ["interval"]],
     "03": [["mask_padding"], ["positive_probability"], ["pick_training"], ["pick_training"], ["gains"]],
     "04": [["zero_bytes"], ["zero_bytes", "reshard"], ["accumulated_loss", "reshard"], ["lowest_stage"]],
-    "05": [["mcnemar"], ["calibration_error"], ["negation_slice"], ["stream_answers"]],
+    "07": [["mcnemar"], ["calibration_error"], ["negation_slice"], ["stream_answers"]],
 }
 
 

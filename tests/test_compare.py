@@ -1,4 +1,4 @@
-"""Lesson 05: paired comparison, calibration, slices, behaviour under changes, and which words carried a decision."""
+"""Lesson 07: paired comparison, calibration, slices, behaviour under changes, and which words carried a decision."""
 
 import math
 import re

@@ -86,7 +86,7 @@ def test_sharding_costs_memory_and_no_accuracy(rows):
 
 
 def test_notebooks_show_what_results_json_holds(pocket_run, rows):
-    table = outputs(pocket_run[1] / "notebooks" / "05_evaluate_and_ship.ipynb")["05-table-show"]
+    table = outputs(pocket_run[1] / "notebooks" / "07_evaluate_and_ship.ipynb")["07-table-show"]
     for method, row in rows.items():
         line = next(line for line in table.splitlines() if f" {method} " in line)
         assert f"{row['accuracy']:.3f}" in line and f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}" in line
@@ -94,15 +94,15 @@ def test_notebooks_show_what_results_json_holds(pocket_run, rows):
     assert f"accuracy {rows['tfidf']['accuracy']:.3f}" in shown["02-tfidf-row"]
 
 
-def test_lesson_05_calls_better_only_what_is_and_compares_everything(pocket_run, rows):
-    shown = outputs(pocket_run[1] / "notebooks" / "05_evaluate_and_ship.ipynb")
-    said = shown["05-paired-all"]
+def test_lesson_07_calls_better_only_what_is_and_compares_everything(pocket_run, rows):
+    shown = outputs(pocket_run[1] / "notebooks" / "07_evaluate_and_ship.ipynb")
+    said = shown["07-paired-all"]
     for better, worse, p in re.findall(r"^- (\w+) is better than (\w+): .* p = (\S+)\.$", said, re.MULTILINE):
         assert float(p) < 0.05 and rows[better]["accuracy"] > rows[worse]["accuracy"]
     assert "trainer is better than tfidf: by" in said  # what the course is for
     for method in set(rows) - {"trainer"}:
         assert re.search(rf"trainer (is better than|and) {method}\b|{method} is better than trainer", said), method
-    assert "100.0% with the verdict of lesson 03" in shown["05-ship-batch-compare"]
+    assert "100.0% with the verdict of lesson 03" in shown["07-ship-batch-compare"]
 
 
 def test_lessons_keep_the_minutes_they_announce(pocket_run):

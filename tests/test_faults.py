@@ -327,7 +327,7 @@ def _(world):
     shipped_folder("other")
 
 
-@fault("predict: a model without its prompt", r"holds no finetuning\.json.*run 05_evaluate_and_ship\.ipynb")
+@fault("predict: a model without its prompt", r"holds no finetuning\.json.*run 07_evaluate_and_ship\.ipynb")
 def _(world):
     predict_file(world.file("mine.csv", REVIEWS), world.model, io.StringIO())
 

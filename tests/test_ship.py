@@ -1,4 +1,4 @@
-"""Lesson 05: predictions for a file, the pipeline, the model card, the form."""
+"""Lesson 07: predictions for a file, the pipeline, the model card, the form."""
 
 import csv
 import io
@@ -40,7 +40,7 @@ SETTINGS = replace(choose(), max_length=32)
 
 @pytest.fixture
 def folder(tiny_model, runs):
-    """The folder of a run called tiny, as lessons 03 and 05 leave it."""
+    """The folder of a run called tiny, as lessons 03 and 07 leave it."""
     target = runs / "tiny" / "models" / "trainer"
     shutil.copytree(tiny_model, target)
     save_usage(target, SETTINGS)
@@ -368,7 +368,7 @@ def test_the_form_answers_when_clicked_and_steps_aside_headless(monkeypatch, cap
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     review_form(ask)
     assert shown == [] and "answer(ask" in capsys.readouterr().out
-    monkeypatch.setenv("JPY_SESSION_NAME", "/05_evaluate_and_ship.ipynb")
+    monkeypatch.setenv("JPY_SESSION_NAME", "/07_evaluate_and_ship.ipynb")
     review_form(ask)
     box, button, said = shown[0].children
     box.value = "a good film"

@@ -143,7 +143,7 @@ def test_rows_replace_and_sort_and_are_complete(runs):
 @pytest.mark.parametrize("path", NOTEBOOKS[2:5], ids=lambda path: path.stem)
 def test_a_lesson_opened_after_a_whole_run_shows_no_row_of_a_later_one(path, runs):
     workspace = Workspace("mine", choose())
-    for lesson, method in (("02", "tfidf"), ("03", "trainer"), ("04", "trainer_short"), ("05", "later")):
+    for lesson, method in (("02", "tfidf"), ("03", "trainer"), ("04", "trainer_short"), ("07", "later")):
         workspace.add_rows(measure(lesson, method, [0, 1], [0, 1]))
     shell = InteractiveShell()
     shell.user_ns |= {"workspace": workspace, "caption": caption, "results_table": results_table, "plots": plots}

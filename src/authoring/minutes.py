@@ -12,7 +12,7 @@ from finetuning.workspace import LESSONS, home
 
 # What a newcomer needs, in minutes: for a word (170 a minute, tables at twice the pace), for a line of code (20 a
 # minute), for what a cell shows, for an exercise with its check, for a question of the quiz. Set so that they give what
-# newcomers took for lessons 03 to 05.
+# newcomers took for lessons 03, 04 and 07.
 WORD, LINE, OUTPUT, EXERCISE, QUESTION = 1 / 170, 1 / 20, 1 / 8, 3, 0.6
 HEADING = re.compile(r"^(##+ .*)\n\*\d+ minutes?\*$", re.MULTILINE)
 STATED = re.compile(r"Reading time \d+ minutes")

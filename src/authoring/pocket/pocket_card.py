@@ -1,6 +1,6 @@
 """Measure pocket T5 for its model card: ``python -m authoring cards --source <folder of IMDb's halves>``.
 
-Fine-tunes it on Pocket Reviews as lesson 03 does, asks the tuned models lesson 05's changed sentences, scores IMDb's
+Fine-tunes it on Pocket Reviews as lesson 03 does, asks the tuned models lesson 07's changed sentences, scores IMDb's
 25,000 test reviews with the model as it is shipped, and writes the figures into the card. What is measured is kept in
 ``runs/card/``; delete it after the model has changed.
 """

@@ -1,4 +1,4 @@
-"""Lesson 05: what a model does when its input is changed on purpose, and which words carried a decision."""
+"""Lesson 07: what a model does when its input is changed on purpose, and which words carried a decision."""
 
 import re
 from collections.abc import Callable, Sequence

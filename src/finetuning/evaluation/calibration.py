@@ -1,4 +1,4 @@
-"""Lesson 05: how sure is the model, and how sure may it be?"""
+"""Lesson 07: how sure is the model, and how sure may it be?"""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Lesson 05: which of two models is better on the same reviews, and how sure may one be?"""
+"""Lesson 07: which of two models is better on the same reviews, and how sure may one be?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

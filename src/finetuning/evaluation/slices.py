@@ -1,4 +1,4 @@
-"""Lesson 05: where does a model fail? Accuracy on parts of the test reviews."""
+"""Lesson 07: where does a model fail? Accuracy on parts of the test reviews."""
 
 import numpy as np
 import pandas as pd

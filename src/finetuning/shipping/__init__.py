@@ -1,1 +1,1 @@
-"""Lesson 05: a trained model made ready for others."""
+"""Lesson 07: a trained model made ready for others."""

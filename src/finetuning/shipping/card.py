@@ -1,4 +1,4 @@
-"""Lesson 05: the card of a model, every number of it read from the run's results."""
+"""Lesson 07: the card of a model, every number of it read from the run's results."""
 
 import json
 import re
@@ -21,7 +21,7 @@ OPEN_MODELS = ("pocket T5", "google-t5/")  # their licence is Apache 2.0, which 
 def model_card(workspace: Workspace, splits: DatasetDict, *, remarks: Sequence[str] = ()) -> ModelCard:
     """The card of a run's model as a ``huggingface_hub.ModelCard``: every number in it is read from the run's results.
 
-    ``splits`` are the prepared reviews, whose sizes it tells; ``remarks`` are sentences on what lesson 05 found, which
+    ``splits`` are the prepared reviews, whose sizes it tells; ``remarks`` are sentences on what lesson 07 found, which
     stand below the results. It keeps to the outline of Mitchell et al. 2019, "Model cards for model reporting".
     """
     settings, results, row = workspace.settings, workspace.results(), workspace.row("trainer")

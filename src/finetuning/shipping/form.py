@@ -1,4 +1,4 @@
-"""Lesson 05: a form to try a model in."""
+"""Lesson 07: a form to try a model in."""
 
 import os
 

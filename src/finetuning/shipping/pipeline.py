@@ -1,4 +1,4 @@
-"""Lesson 05: a saved model as a ``transformers`` pipeline; importing this module makes its task known.
+"""Lesson 07: a saved model as a ``transformers`` pipeline; importing this module makes its task known.
 
 ``pipeline("text2text-generation")`` went with transformers 5, and ``text-classification`` wants a model with an output
 per class. Ours answers with a word, so this is the pipeline for it: one review in, the two label words and their scores
@@ -34,7 +34,7 @@ class ReviewPipeline(Pipeline):
         super().__init__(*arguments, **options)
         file = cached_file(self.model.name_or_path, USAGE, _raise_exceptions_for_missing_entries=False)
         if file is None:
-            raise CourseError(f"{self.model.name_or_path} holds no {USAGE}; save the model as lesson 05 does.")
+            raise CourseError(f"{self.model.name_or_path} holds no {USAGE}; save the model as lesson 07 does.")
         self.usage = json.loads(Path(file).read_text(encoding="utf-8"))
         self.words = label_ids(self.tokenizer)
 

@@ -1,4 +1,4 @@
-"""Lesson 05: label a file of reviews of any size: ``python -m finetuning predict --run pocket reviews.csv > out.csv``.
+"""Lesson 07: label a file of reviews of any size: ``python -m finetuning predict --run pocket reviews.csv > out.csv``.
 
 A chunk of reviews at a time is read, cleaned, scored and written, so that memory does not grow with the file.
 """

@@ -1,4 +1,4 @@
-"""Lesson 05: how a saved model is asked, kept beside its weights in ``finetuning.json``."""
+"""Lesson 07: how a saved model is asked, kept beside its weights in ``finetuning.json``."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def save_usage(folder: Path, settings: Profile) -> Path:
 
 def read_usage(folder: Path) -> dict:
     """What ``save_usage`` wrote; CourseError when it is missing, damaged or meant for other label words."""
-    path, way = folder / USAGE, "run 05_evaluate_and_ship.ipynb, which writes it."
+    path, way = folder / USAGE, "run 07_evaluate_and_ship.ipynb, which writes it."
     try:
         usage = json.loads(path.read_text(encoding="utf-8"))
         whole = "{text}" in usage["prompt"] and usage["max_length"] > 0

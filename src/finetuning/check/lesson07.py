@@ -1,4 +1,4 @@
-"""Lesson 05: a paired test, the calibration error, a slice, predictions in a stream."""
+"""Lesson 07: a paired test, the calibration error, a slice, predictions in a stream."""
 
 import random
 import re
