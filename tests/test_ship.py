@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from finetuning.shipping.card import model_card
 from finetuning.shipping.form import answer, review_form
 from finetuning.shipping.predict import predict_file
 from finetuning.shipping.usage import USAGE, load_shipped, read_usage, save_usage
+from finetuning.speed.int8 import has_int8
 from finetuning.workspace import Workspace, shipped_folder
 
 SETTINGS = replace(choose(), max_length=32)
@@ -103,6 +105,32 @@ def test_every_review_gets_its_own_score_in_the_order_of_the_file(kind, label, f
     assert [line["label"] for line in lines] == [LABEL_WORDS[row.argmax()] for row in scores]
     assert np.std(scores[:, 1]) > 1e-4  # else a wrong order would not show
     assert usage == {"prompt": SETTINGS.prompt, "max_length": 32, "label_words": list(LABEL_WORDS)}
+
+
+@pytest.mark.skipif(not has_int8(), reason="no right 8-bit products of oneDNN here")
+def test_eight_bits_answer_nearly_the_same_and_say_how_nearly(runs, tmp_path, capsys):
+    model = runs / "pocket" / "models" / "trainer"
+    shutil.copytree(POCKET_T5, model)
+    save_usage(model, choose())
+    texts = [json.loads(line)["text"] for line in (POCKET_REVIEWS / "train.jsonl").read_text().splitlines()[:200]]
+    file = tmp_path / "reviews.csv"
+    file.write_text(as_csv(texts))
+    answers = {}
+    for int8 in (False, True):
+        output = io.StringIO()
+        assert predict_file(str(file), model, output, int8=int8) == (200, 0)
+        answers[int8] = [line["label"] for line in csv.DictReader(io.StringIO(output.getvalue()))]
+    same = sum(map(str.__eq__, answers[False], answers[True]))
+    assert same >= 190
+    said = re.search(r"8-bit integers: (\d+) of 200 answers .* ([\d.]+) times", capsys.readouterr().err)
+    assert int(said[1]) == same and float(said[2]) > 0
+
+
+def test_eight_bits_are_refused_where_they_do_not_work(folder, tmp_path, monkeypatch):
+    (tmp_path / "reviews.csv").write_text(as_csv(["good"]))
+    monkeypatch.setattr("finetuning.speed.prediction.has_int8", lambda: False)
+    with pytest.raises(CourseError, match="leave --int8 out"):
+        predict_file(str(tmp_path / "reviews.csv"), folder, io.StringIO(), int8=True)
 
 
 def test_bad_rows_of_csv_are_named_by_line_and_the_others_kept(label):

@@ -42,12 +42,14 @@ def test_importing_the_package_is_quick_and_light():
     assert float(seconds) < 0.3 and torch == "False"
 
 
-def test_label_scores_are_those_of_each_review_alone(tiny):
+def test_label_scores_are_those_of_each_review_alone(tiny, monkeypatch):
     import torch
+
+    monkeypatch.setattr("finetuning.labels.CPU_TOKENS", 30)  # two batches
 
     model, tokenizer = tiny
     texts = ["short", "a somewhat longer review, really", "a b c d e f g h i j k l m n"]
-    scores, speed = score_labels(model, tokenizer, texts, prompt="sentiment: {text}", max_length=32, batch_size=2)
+    scores, speed = score_labels(model, tokenizer, texts, prompt="sentiment: {text}", max_length=32)
     assert scores.shape == (3, 2) and np.allclose(scores.sum(axis=1), 1) and speed > 0
     for text, row in zip(texts, scores, strict=True):
         inputs = tokenizer("sentiment: " + text, return_tensors="pt")

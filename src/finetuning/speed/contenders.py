@@ -10,10 +10,8 @@ from transformers import T5ForConditionalGeneration
 from finetuning.batching import length_sorted_batches, padded
 from finetuning.errors import CourseError
 from finetuning.labels import Rows
-from finetuning.speed.prediction import PredictionRecipe, answer_by, predict, prediction_batches
+from finetuning.speed.prediction import BATCH, PredictionRecipe, answer_by, predict, prediction_batches
 from finetuning.speed.recipes import Recipe, Training, memory_kept
-
-BATCH = 16  # reviews
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,15 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from finetuning.batching import length_sorted_batches, padded, token_batches
+from finetuning.errors import CourseError
 from finetuning.labels import Answer, Rows, by_one_step
 from finetuning.machine import bf16_is_fast, synchronize
 from finetuning.speed.int8 import has_int8
 from finetuning.speed.packing import by_packing
-from finetuning.speed.recipes import one_change_each
+from finetuning.speed.recipes import keep_freed_memory, one_change_each
 
 PACK = 8192  # tokens; more of them at once no longer gained speed
+BATCH = 16  # reviews, where nothing is packed
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,31 @@ def prediction_batches(recipe: PredictionRecipe, lengths: Sequence[int], size: i
     if recipe.grouped:
         return length_sorted_batches(lengths, size)
     return np.array_split(np.arange(len(lengths)), -(-len(lengths) // size))
+
+
+def quickest(
+    model: T5ForConditionalGeneration, words: Sequence[int], limit: int, *, int8: bool = False
+) -> Callable[[Rows], np.ndarray]:
+    """The last of the ladder's recipes as a function: token ids of reviews -> probabilities of the words (reviews, 2).
+
+    ``int8``: with the encoder's matrices in 8-bit integers, which changes a few answers. Raises CourseError where the
+    machine does not multiply these rightly, or the model is one that they are not written for.
+    """
+    recipes = [recipe for recipe in prediction_recipes(model.config).values() if int8 or not recipe.int8]
+    recipe = recipes[-1]
+    if int8 and not recipe.int8:
+        raise CourseError("8-bit integers do not work with this model on this machine; leave --int8 out.")
+    keep_freed_memory(recipe.keep_memory)
+    answer = answer_by(recipe, model.eval(), words, limit)
+
+    def probabilities(rows: Rows) -> np.ndarray:
+        found = np.zeros((len(rows), len(words)))
+        with torch.inference_mode():
+            for batch in prediction_batches(recipe, [len(row) for row in rows], BATCH):
+                found[batch] = answer([rows[i] for i in batch]).float().softmax(-1).cpu().numpy()
+        return found
+
+    return probabilities
 
 
 def by_generate(model: T5ForConditionalGeneration, words: Sequence[int], limit: int) -> Answer:
