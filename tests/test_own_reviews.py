@@ -28,7 +28,7 @@ from finetuning.models import load_model, load_tokenizer, save_model
 from finetuning.profiles import Columns, choose
 from finetuning.reviews import open_reviews
 from finetuning.shipping.predict import predict_file
-from finetuning.shipping.usage import save_usage
+from finetuning.usage import save_usage
 from finetuning.workspace import Workspace
 
 TEXTS = [f'Film {i} was {"good" if i % 2 else "bad"}, "they" said; \\o/ \tend' for i in range(60)]

@@ -33,8 +33,8 @@ from finetuning.shipping import predict
 from finetuning.shipping.card import model_card
 from finetuning.shipping.form import answer, review_form
 from finetuning.shipping.predict import predict_file
-from finetuning.shipping.usage import USAGE, load_shipped, read_usage, save_usage
 from finetuning.speed.int8 import has_int8
+from finetuning.usage import USAGE, load_shipped, read_usage, save_usage
 from finetuning.workspace import Workspace, shipped_folder
 
 SETTINGS = replace(choose(), max_length=32)
@@ -338,7 +338,7 @@ def test_it_is_hardly_slower_than_the_lesson(runs, tmp_path, monkeypatch):
     save_usage(folder, choose())
     loaded = load_shipped(folder)
     monkeypatch.setattr(
-        "finetuning.shipping.usage.load_shipped", lambda _: loaded
+        "finetuning.usage.load_shipped", lambda _: loaded
     )  # the model is loaded once and not timed, as in the lesson
     lines = [json.loads(line) for line in (POCKET_REVIEWS / "train.jsonl").read_text().splitlines()]
     texts = [line["text"] for line in lines * 2][:2400]  # a full chunk and a part of one

@@ -17,7 +17,7 @@ from transformers.utils import cached_file
 from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, label_ids
 from finetuning.reviews import clean_text
-from finetuning.shipping.usage import USAGE
+from finetuning.usage import USAGE
 
 TASK = "review-sentiment"
 

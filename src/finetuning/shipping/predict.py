@@ -41,8 +41,8 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "", *, i
         raise CourseError(f"{file.name} holds no reviews.")
     from finetuning.batching import length_sorted_batches, token_rows  # not before the file is known to be one
     from finetuning.labels import LABEL_WORDS, label_ids
-    from finetuning.shipping.usage import load_shipped
     from finetuning.speed.prediction import quickest
+    from finetuning.usage import load_shipped
 
     model, tokenizer, usage = load_shipped(folder)
     asked = {"prompt": usage["prompt"], "max_length": usage["max_length"]}

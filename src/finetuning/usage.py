@@ -1,4 +1,4 @@
-"""Lesson 07: how a saved model is asked, kept beside its weights in ``finetuning.json``."""
+"""How a saved model is asked, kept beside its weights in ``finetuning.json``."""
 
 import json
 from pathlib import Path
