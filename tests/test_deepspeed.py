@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
+from finetuning.data import save_splits
 from finetuning.distributed import jobs, launch, memory, zero
 from finetuning.errors import CourseError
 from finetuning.labels import LABEL_WORDS, score_labels
@@ -42,27 +43,39 @@ def make_workspace(model, folder):
         ids = tokenizer([settings.prompt.format(text=text) for text in texts])["input_ids"]
         words = tokenizer([LABEL_WORDS[label] for label in labels])["input_ids"]
         splits[name] = Dataset.from_dict({"text": texts, "label": labels, "input_ids": ids, "labels": words})
-    DatasetDict(splits).save_to_disk(workspace.data / "reviews")
+    save_splits(DatasetDict(splits), workspace.data / "reviews")
     return workspace
 
 
 @pytest.fixture(scope="module")
 def workspace(tiny_model, tmp_path_factory):
-    return make_workspace(tiny_model, tmp_path_factory.mktemp("ds") / "course (1)")  # as a second download is named
+    """The run of all tests here, also while fixtures of the module are made."""
+    made = make_workspace(tiny_model, tmp_path_factory.mktemp("ds") / "course (1)")  # as a second download is named
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNING_RUNS", str(made.path.parent))
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def runs(workspace, monkeypatch):
+    """All tests here work in one run."""
+    monkeypatch.setenv("FINETUNING_RUNS", str(workspace.path.parent))
 
 
 @pytest.fixture(scope="module")
 def trained(workspace):
     """Plain and every stage in both precisions: a dict of name -> what the ranks measured."""
     options = {"steps": STEPS, "learning_rate": 1e-2, "save": True}
-    plain = jobs.training_job(workspace, "plain", micro_batch=16, accumulation=1, **options)
+    plain = jobs.training_job(workspace, "plain", **options)
     found = {"plain": launch.run(plain, ranks=1, launcher="python")}
     several = [
-        jobs.training_job(workspace, f"zero{s}{'_bf16' * bf16}", deepspeed=f"zero{s}", bf16=bf16, **options)
+        jobs.training_job(
+            workspace, f"zero{s}{'_bf16' * bf16}", deepspeed=f"zero{s}", micro_batch=4, bf16=bf16, **options
+        )
         for bf16 in (False, True)
         for s in range(4)
     ]
-    several.append(jobs.training_job(workspace, "zero2_offload", deepspeed="zero2_offload", **options))
+    several.append(jobs.training_job(workspace, "zero2_offload", deepspeed="zero2_offload", micro_batch=4, **options))
     return found | dict(zip([one.name for one in several], launch.run(several), strict=True))
 
 
@@ -107,8 +120,8 @@ def test_saved_models_are_ordinary_ones_and_predict_the_same(trained, workspace)
         scores, _ = score_labels(
             load_model(saved), load_tokenizer(saved), test["text"], prompt=saved.prompt, max_length=saved.max_length
         )
-        assert np.allclose(scores, launch.joined_scores(trained[name]), atol=1e-5)
-        assert np.allclose(scores, launch.joined_scores(trained["plain"]), atol=1e-2)
+        assert np.allclose(scores, trained[name][0]["scores"], atol=1e-5)
+        assert np.allclose(scores, trained["plain"][0]["scores"], atol=1e-2)
 
 
 @trains
@@ -119,7 +132,7 @@ def test_traffic_is_that_of_theory(tmp_path_factory):
 
     mine = make_workspace(POCKET_T5, tmp_path_factory.mktemp("traffic"))
     cases = [(s, a) for s in range(4) for a in (1, 2)]
-    several = [jobs.training_job(mine, f"t{s}{a}", deepspeed=f"zero{s}", steps=5, accumulation=a) for s, a in cases]
+    several = [jobs.training_job(mine, f"t{s}{a}", deepspeed=f"zero{s}", steps=5, micro_batch=8 // a) for s, a in cases]
     for (s, a), answers in zip(cases, launch.run(several), strict=True):
         if answers[0]["bytes_sent_per_step"] is None:
             pytest.skip("this system does not count what it sends to itself (/proc/net/dev)")
@@ -192,18 +205,26 @@ def killed(workspace):
     several = []
     for s in (1, 2, 3):
         one = jobs.training_job(
-            workspace, f"killed{s}", deepspeed=f"zero{s}", steps=STEPS, learning_rate=1e-2, save_steps=2, die_at=5
+            workspace,
+            f"killed{s}",
+            deepspeed=f"zero{s}",
+            steps=STEPS,
+            learning_rate=1e-2,
+            micro_batch=4,
+            save_steps=2,
+            die_at=5,
         )
         with pytest.raises(CourseError, match=f"'killed{s}' stopped, a rank was killed"):
             launch.run(one)
-        several.append(replace(one, die_at=None))
+        several.append(replace(one, die_at=0))
     return several
 
 
 def copied(one, suffix):
     """The training with a copy of its folder in place of it."""
-    shutil.copytree(one.folder, one.folder + suffix)
-    return replace(one, folder=one.folder + suffix)
+    other = replace(one, name=one.name + suffix)
+    shutil.copytree(one.folder, other.folder)
+    return other
 
 
 @trains
@@ -216,9 +237,9 @@ def test_killed_trainings_go_on_with_the_same_losses(killed, trained):
 @trains
 def test_killed_trainings_go_on_on_one_rank_from_a_universal_checkpoint(killed, trained):
     with pytest.raises(CourseError, match="another number of ranks; make a universal one"):
-        launch.run(replace(copied(killed[1], "_wrong"), micro_batch=8), ranks=1)
+        launch.run(copied(killed[1], "_wrong"), ranks=1)
     universal = [launch.universal_checkpoint(copied(one, "_alone")) for one in killed]
-    for answers in launch.run([replace(one, micro_batch=8) for one in universal], ranks=1):
+    for answers in launch.run(universal, ranks=1):
         assert answers[0]["world_size"] == 1
         assert np.allclose(answers[0]["losses"], trained["plain"][0]["losses"], atol=1e-4)
 
@@ -226,11 +247,11 @@ def test_killed_trainings_go_on_on_one_rank_from_a_universal_checkpoint(killed, 
 @trains
 def test_a_torn_deepspeed_checkpoint_is_passed_over(killed, tmp_path):
     one = copied(killed[0], "_torn")
-    newest = Path(one.folder) / "checkpoint-4"
-    assert last_whole_checkpoint(one.folder) == str(newest)
+    newest = one.folder / "checkpoints" / "checkpoint-4"
+    assert last_whole_checkpoint(newest.parent) == str(newest)
     for torn in ("latest", "rng_state_1.pth", next(newest.glob("global_step*/*optim_states.pt")).relative_to(newest)):
         (newest / torn).rename(tmp_path / "aside")
-        assert last_whole_checkpoint(one.folder).endswith("checkpoint-2"), torn
+        assert last_whole_checkpoint(newest.parent).endswith("checkpoint-2"), torn
         (tmp_path / "aside").rename(newest / torn)
 
 
@@ -293,8 +314,8 @@ def two_nodes():
 def test_two_nodes_with_networks_of_their_own(workspace, trained, two_nodes, tmp_path):
     """The commands of two machines, typed by hand: nothing but the cable joins them, and the losses are the same."""
     one = jobs.training_job(workspace, "nodes", deepspeed="zero2", steps=STEPS, learning_rate=1e-2)
-    config = tmp_path / "nodes.json"
-    config.write_text(jobs.jobs_as_json([one]))
+    config = tmp_path / "nodes.yaml"
+    config.write_text(jobs.trainings_as_yaml([one]))
     agents = []
     for rank, (name, _) in enumerate(two_nodes):
         words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
@@ -311,7 +332,7 @@ def test_two_nodes_with_networks_of_their_own(workspace, trained, two_nodes, tmp
         )
     said = [agent.communicate(timeout=240)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
-    answers = [json.loads((Path(one.folder) / f"rank{r}.json").read_text()) for r in range(2)]
+    answers = [json.loads((one.folder / f"rank{r}.json").read_text()) for r in range(2)]
     assert np.allclose(answers[0]["losses"], trained["plain"][0]["losses"], atol=1e-4)
 
 
@@ -362,7 +383,7 @@ def test_no_process_outlives_an_interrupt_or_a_dead_kernel(workspace, tiny_model
         ),  # ignored when tests run in the background
     )
     assert b"orphan" in kernel.stdout.readline()  # it trains
-    config = str(workspace.logs / "orphan.json")
+    config = str(workspace.logs / "orphan.yaml")
     assert len(processes_with(config)) >= 3  # the launcher and two ranks
     kernel.send_signal(end)
     kernel.wait(timeout=20)
@@ -377,7 +398,7 @@ def test_a_time_limit_ends_it(workspace):
     one = jobs.training_job(workspace, "slow", deepspeed="zero1", steps=100_000)
     with pytest.raises(CourseError, match="did not end within 8 s and was stopped"):
         launch.run(one, limit=8)
-    assert not processes_with(str(workspace.logs / "slow.json"))
+    assert not processes_with(str(workspace.logs / "slow.yaml"))
 
 
 @trains
@@ -399,7 +420,7 @@ def test_a_key_that_deepspeed_does_not_know_is_named(workspace, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(zero.configuration("zero1") | {"zero_optimization": {"stage": 1, "stages": 2}}))
     with pytest.raises(CourseError, match="a key that DeepSpeed does not know"):
-        launch.run(jobs.training_job(workspace, "wrong", deepspeed=path, steps=3))
+        launch.run(jobs.training_job(workspace, "wrong", deepspeed=str(path), steps=3))
 
 
 def test_configurations_are_read_by_deepspeed_itself():
@@ -408,6 +429,8 @@ def test_configurations_are_read_by_deepspeed_itself():
 
     for path in zero.CONFIGURATIONS.glob("*.json"):
         filled = json.loads(path.read_text()) | {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
+        sizes = [key for key, value in filled["zero_optimization"].items() if value == "auto"]
+        filled["zero_optimization"] |= dict.fromkeys(sizes, 1)  # the Trainer fills them in from the model's width
         read = DeepSpeedConfig(filled | {"gradient_clipping": 1.0, "bf16": {"enabled": False}})
         assert read.zero_config.stage == int(path.stem[4])
         assert (read.zero_config.offload_optimizer is not None) == path.stem.endswith("offload")

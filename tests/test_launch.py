@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -32,7 +31,7 @@ def test_an_unfinished_line_does_not_suspend_the_time_limit(program):
     with pytest.raises(CourseError, match="did not end within 2 s and was stopped"):
         launch.run(one, ranks=1, limit=2)
     assert time.monotonic() - began < 10
-    assert Path(one.log).read_text() == "abc"
+    assert one.log.read_text() == "abc"
 
 
 def test_lines_that_arrive_together_show_at_once(program, monkeypatch):
@@ -47,7 +46,7 @@ def test_lines_that_arrive_together_show_at_once(program, monkeypatch):
         launch.run(one, ranks=1, limit=20)
     assert list(seen) == ["one", "two", "three"]
     assert seen["three"] - seen["one"] < 0.5
-    assert Path(one.log).read_text() == "| one\nnot for the reader\n| two\n| three\n"
+    assert one.log.read_text() == "| one\nnot for the reader\n| two\n| three\n"
 
 
 def test_the_output_of_several_processes_comes_whole_into_the_log(program):
@@ -55,6 +54,6 @@ def test_the_output_of_several_processes_comes_whole_into_the_log(program):
     one = program(code.format(name="first"), code.format(name="second"))
     with pytest.raises(CourseError, match="the launcher failed"):
         launch.run(one, ranks=1, limit=60)
-    lines = Path(one.log).read_text().splitlines()
+    lines = one.log.read_text().splitlines()
     for name in ("first", "second"):
         assert [line for line in lines if line.startswith(name)] == [f"{name} {i}" for i in range(2000)]

@@ -88,7 +88,7 @@ def test_the_commands_in_the_hostfile_are_ones_deepspeed_takes():
     for command in commands:
         parsed = parse_args(command.split())
         assert (parsed.hostfile, parsed.module) == ("hostfile", True)
-        assert (parsed.user_script, parsed.user_args) == ("finetuning.distributed.train", ["train.json"])
+        assert (parsed.user_script, parsed.user_args) == ("finetuning.distributed.train", ["train.yaml"])
     assert (parsed.no_ssh, parsed.node_rank, parsed.master_addr) == (True, 0, "node-a")
 
 
@@ -106,12 +106,12 @@ def test_the_slurm_script_is_bash_and_asks_for_what_it_starts(slurm):
         "SLURM_JOB_NUM_NODES": asked["nodes"], "SLURM_GPUS_ON_NODE": asked["gpus-per-node"],
         "SLURM_CPUS_PER_TASK": asked["cpus-per-task"], "SRUN_ONLY_LOG": "1",
     }  # fmt: skip
-    said, done = slurm("some where/train.json", **job)
+    said, done = slurm("some where/train.yaml", **job)
     assert done.returncode == 0, done.stderr
     *srun, command = said
     assert srun == ["--kill-on-bad-exit=1"]
     words, script = command.split(" -m finetuning.distributed.train ")
-    assert words.startswith("python -m torch.distributed.run ") and script == "some where/train.json"
+    assert words.startswith("python -m torch.distributed.run ") and script == "some where/train.yaml"
     assert options([words]) == {
         "nnodes": "2", "nproc_per_node": "4", "rdzv_id": "1234567", "rdzv_backend": "c10d",
         "rdzv_endpoint": "localhost:24567",
@@ -120,9 +120,9 @@ def test_the_slurm_script_is_bash_and_asks_for_what_it_starts(slurm):
 
 def test_the_slurm_script_wants_a_training_and_passes_failures_on(slurm):
     said, done = slurm()
-    assert done.returncode != 0 and "name the JSON file of a training" in done.stderr and not said
-    _, done = slurm("nowhere.json", SLURM_JOB_NUM_NODES="1", SLURM_GPUS_ON_NODE="1")
-    assert done.returncode != 0 and "nowhere.json" in done.stderr
+    assert done.returncode != 0 and "name the YAML file of a training" in done.stderr and not said
+    _, done = slurm("nowhere.yaml", SLURM_JOB_NUM_NODES="1", SLURM_GPUS_ON_NODE="1")
+    assert done.returncode != 0 and "nowhere.yaml" in done.stderr
 
 
 def test_the_manifest_is_a_pytorchjob():
@@ -158,19 +158,22 @@ def test_the_manifest_is_a_pytorchjob():
 
 @pytest.fixture(scope="module")
 def training(tiny_model, tmp_path_factory):
-    """A short training, what one plain process makes of it, and its JSON file for a launcher."""
+    """A short training, what one plain process makes of it, and its file for a launcher."""
     from test_deepspeed import make_workspace
 
     folder = tmp_path_factory.mktemp("launch")
     workspace = make_workspace(tiny_model, folder)
-    plain = jobs.training_job(workspace, "plain", micro_batch=16, accumulation=1, steps=3, learning_rate=1e-2)
-    expected = launch.run(plain, ranks=1, launcher="python")[0]["losses"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNING_RUNS", str(folder))
+        plain = jobs.training_job(workspace, "plain", steps=3, learning_rate=1e-2)
+        expected = launch.run(plain, ranks=1, launcher="python")[0]["losses"]
 
     def on_cluster(name):
+        os.environ["FINETUNING_RUNS"] = str(folder)
         one = jobs.training_job(workspace, name, deepspeed="zero2", steps=3, learning_rate=1e-2)
-        config = folder / f"{name}.json"
-        config.write_text(jobs.jobs_as_json([one]))
-        return config, Path(one.folder)
+        config = folder / f"{name}.yaml"
+        config.write_text(jobs.trainings_as_yaml([one]))
+        return config, one.folder
 
     return on_cluster, expected
 
@@ -245,7 +248,7 @@ def test_the_hostfiles_machines_train(training):
     on_cluster, expected = training
     config, folder = on_cluster("hosts")
     written = re.findall(r"^#\s+deepspeed (.*--no_ssh.*)$", (FOLDER / "hostfile").read_text(), re.MULTILINE)[0]
-    here = {"hostfile": str(FOLDER / "hostfile"), "node-a": "127.0.0.1", "train.json": str(config)}
+    here = {"hostfile": str(FOLDER / "hostfile"), "node-a": "127.0.0.1", "train.yaml": str(config)}
     start = [sys.executable, str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "1"]
     start += ["--master_port", str(launch.free_port())]
     commands = []

@@ -2,10 +2,11 @@
 
 import argparse
 import logging
+import math
 import os
+import shutil
 import signal
 import sys
-from pathlib import Path
 
 from finetuning.errors import CourseError
 
@@ -57,12 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--run", default="pocket", help="the run whose model answers (default: %(default)s)")
     predict.add_argument("--text", default="", help="the column of the texts, where it has no usual name")
     predict.add_argument("--int8", action="store_true", help="in 8-bit integers: faster, and a few answers differ")
+    predict.add_argument("--model", default="trainer", help="which of its models (default: %(default)s)")
     file = "CSV, TSV, JSON, Parquet or Arrow; '-' for CSV from standard input"
     predict.add_argument("file", help=file)
     predict.set_defaults(do=_predict, when_stopped="the predictions so far are written")
 
     plan = commands.add_parser("plan", help="which ZeRO stage and micro-batch fit a T5 to your GPUs")
-    plan.add_argument("model", help="one of the T5 family, as google-t5/t5-3b, or a folder with a config.json")
+    plan.add_argument("model", help="as t5-3b, a Hub id, or a folder with a config.json")
     plan.add_argument("--gpus", type=int, default=1, help="how many there are (default: %(default)s)")
     plan.add_argument("--memory", default="16GB", help="of each GPU, as 16GB or 80GiB (default: %(default)s)")
     lengths = "of an input and of a label (default: 512 2)"
@@ -70,8 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--checkpointing", action="store_true", help="compute activations again instead of keeping them")
     plan.set_defaults(do=_plan, when_stopped="nothing was begun")
 
-    train = commands.add_parser("train", help="one training from a file, on one process; for more see lesson 04")
-    train.add_argument("config", help="JSON file of a training, as lesson 04 writes them to a run's logs/")
+    train = commands.add_parser("train", help="one training from a file, on any number of processes")
+    train.add_argument("config", help="YAML file; src/finetuning/assets/launch/train.yaml shows every option")
+    train.add_argument("--processes", type=int, default=0, help="on this machine (default: one per GPU, or one)")
+    train.add_argument("--fresh", action="store_true", help="start over instead of going on where it stopped")
     train.set_defaults(do=_train, when_stopped="the same command goes on from the last whole checkpoint")
     return parser
 
@@ -92,7 +96,8 @@ def _predict(given: argparse.Namespace) -> int:
     from finetuning.workspace import shipped_folder
 
     try:
-        written, skipped = predict_file(given.file, shipped_folder(given.run), sys.stdout, given.text, int8=given.int8)
+        folder = shipped_folder(given.run, given.model)
+        written, skipped = predict_file(given.file, folder, sys.stdout, given.text, int8=given.int8)
     except OSError as error:  # standard output takes no more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # their reader has closed the pipe, as ``| head`` does
@@ -113,11 +118,17 @@ def _plan(given: argparse.Namespace) -> int:
 
 
 def _train(given: argparse.Namespace) -> int:
-    if not Path(given.config).is_file():
-        raise CourseError(f"There is no file {given.config}; name the JSON file of a training.")
-    from finetuning.distributed.train import main as train
+    from torch.cuda import device_count
 
-    return train([given.config])
+    from finetuning.distributed import launch
+    from finetuning.distributed.jobs import read_trainings
+
+    signal.signal(signal.SIGTERM, stop)
+    for training in read_trainings(given.config):
+        if given.fresh:
+            shutil.rmtree(training.own_files, ignore_errors=True)
+        launch.run(training, ranks=given.processes or device_count() or 1, limit=math.inf)
+    return 0
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from sklearn.feature_extraction.text import HashingVectorizer
+from transformers import PreTrainedTokenizerBase
 
 from finetuning.errors import CourseError
 from finetuning.files import sealed_aside
-from finetuning.profiles import USUAL_COLUMNS, Columns
+from finetuning.labels import LABEL_WORDS
+from finetuning.profiles import USUAL_COLUMNS, Columns, Profile
 from finetuning.reviews import KNOWN, LABEL, TEXT, clean_text, need_column
 from finetuning.sources import EXPECTED, LABELS, read_place
 
@@ -218,6 +220,24 @@ def drop_rows(splits: DatasetDict, drop: dict[str, list[tuple[int, str]]]) -> Da
         same = cut if "input_ids" in split.column_names else "the same text"
         _check_split(kept[name], f"Without {len(gone):,} reviews of {same} as others, {name}", name)
     return DatasetDict(kept)
+
+
+def prepare(settings: Profile, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
+    """All that lesson 01 does to a profile's reviews, in one go: its splits, ready for ``save_splits``."""
+    place, limit, seed = (settings.reviews, settings.reviews_revision), settings.limit, settings.seed
+    splits = clean(load_reviews(*place, limit=limit, seed=seed, columns=settings.columns))
+    if "validation" not in splits:
+        splits = split_off(splits, "validation", 0.1, seed)
+    splits = drop_rows(splits, find_duplicates(splits))
+
+    def tokenize(batch: dict) -> dict:
+        texts = [settings.prompt.format(text=text) for text in batch["text"]]
+        words = [LABEL_WORDS[label] for label in batch["label"]]
+        inputs = tokenizer(texts, truncation=True, max_length=settings.max_length)
+        return {"input_ids": inputs["input_ids"], "labels": tokenizer(text_target=words)["input_ids"]}
+
+    tokenized = splits.map(tokenize, batched=True)
+    return drop_rows(tokenized, find_duplicates(tokenized))
 
 
 def save_splits(splits: DatasetDict, folder: Path) -> Path:

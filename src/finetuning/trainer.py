@@ -104,7 +104,9 @@ class keep_checkpoints(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         self.on_train_end()
-        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", seconds=self.seconds)
+        args.distributed_state.wait_for_everyone()  # every rank has written its part
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", seconds=self.seconds)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.seconds = self.before + time.perf_counter() - self.began

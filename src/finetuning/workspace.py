@@ -64,13 +64,15 @@ def read_results(run: str) -> Results | None:
         raise CourseError(f"{path} is damaged ({error}); {way}") from error
 
 
-def shipped_folder(run: str) -> Path:
-    """The folder of a run's model. Raises CourseError, naming the command to run first, when there is none."""
-    folder = run_folder(run) / "models" / "trainer"
-    if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
-        way = f"run the lessons first (make run RUN={run}) or name another run."
-        raise CourseError(f"There is no trained model in {folder}; {way}")
-    return folder
+def shipped_folder(run: str, model: str = "trainer") -> Path:
+    """The folder of a run's model. Raises CourseError where there is none, with what to run or the models there are."""
+    models = run_folder(run) / "models"
+    trained = sorted({path.parent.name for path in models.glob("*/model.safetensors*")})
+    if model not in trained:
+        run_first = f"run the lessons first (make run RUN={run})"
+        others = f"there are {', '.join(trained)} (--model)" if trained else run_first
+        raise CourseError(f"There is no trained model in {models / model}; {others} or name another run.")
+    return models / model
 
 
 def executed_copy(run: str, lesson: str) -> dict:

@@ -32,6 +32,6 @@ def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> dict[st
 def seconds_by_ranks(ranks: int) -> float:
     """Seconds of a DeepSpeed step (stage 0, t5-tiny's shape) on 16 reviews shared out over so many ranks."""
     workspace = Workspace("pocket", choose())
-    options = {"steps": 6, "micro_batch": 8 // ranks, "accumulation": 2, "shape": SHAPES["tiny"]}
+    options = {"steps": 6, "micro_batch": 8 // ranks, "batch_size": 16, "shape": SHAPES["tiny"]}
     job = jobs.training_job(workspace, f"bench_{ranks}", deepspeed="zero0", **options)
     return float(np.median([rank["seconds_per_step"] for rank in launch.run(job, ranks=ranks)]))

@@ -1,73 +1,209 @@
-"""Lesson 04: what one training of several processes is to do."""
+"""What a training is to do, as a YAML file says it; ``assets/launch/train.yaml`` shows every option."""
 
+import contextlib
+import difflib
 import json
+import math
+import re
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetuning.distributed.zero import check_configuration, configuration_file
+import yaml
+
+from finetuning.distributed.zero import check_configuration, configuration_file, stage_of
 from finetuning.errors import CourseError
-from finetuning.profiles import Profile
-from finetuning.workspace import Workspace
+from finetuning.profiles import ASSETS, PROFILES, Profile, choose
+from finetuning.workspace import Workspace, run_folder
+
+EXAMPLE = ASSETS / "launch" / "train.yaml"
+KINDS: dict[Any, str] = {  # of an option's value -> in words
+    str: "a text", bool: "true or false", int: "a whole number from 0 up", float: "a number from 0 up",
+    str | dict: "a text or keys and values",
+}  # fmt: skip
+# The result does not hang on these: how the work is cut up, and what is kept of it.
+FREE = ("name", "run", "micro_batch", "checkpointing", "deepspeed", "save_steps", "save", "record", "die_at")
 
 
 @dataclass(frozen=True)
-class TrainingJob:
-    """One training, as ``finetuning.distributed.train`` reads it from a JSON file."""
+class Training:
+    """One training, the same on any number of processes: the options of its file.
+
+    0 and "" stand for what the profile says. Raises CourseError for values that do not go together.
+    """
 
     name: str
-    settings: Profile
-    reviews: str  # the folder of the prepared reviews
-    folder: str  # for checkpoints, the model, and what each rank measured
-    log: str
-    learning_rate: float
-    seed: int
-    deepspeed: str | None = None  # DeepSpeed's JSON file; None: the plain Trainer
+    run: str = ""
+    profile: str = "pocket"
+    base_model: str = ""
+    reviews: str = ""
+    text: str = ""
+    label: str = ""
+    rating: str = ""
+    limit: int = 0
+    max_length: int = 0
+    seed: int = 1
+    epochs: float = 0
+    steps: int = 0
+    learning_rate: float = 0
+    batch_size: int = 0  # reviews per optimizer step, all processes together
+    micro_batch: int = 0  # at most so many reviews at a time on each process
     bf16: bool = False
-    steps: int = 10  # optimizer steps
-    micro_batch: int = 4  # reviews per rank and micro-batch
-    accumulation: int = 2  # micro-batches per step
-    shape: dict[str, Any] | None = None  # values of a T5Config: a model of random weights instead of the profile's
-    tokens: int | None = None  # cut each review after so many
-    save: bool = False  # gather the weights and score the test reviews
-    save_steps: int = 0  # write a checkpoint every so many steps, and resume from the last whole one; 0: none
-    die_at: int | None = None  # kill every rank before this step, to practise resuming
+    checkpointing: bool = False
+    deepspeed: str = ""  # one of the course's configurations or a JSON file; "": the plain Trainer
+    save_steps: int = 0  # from one checkpoint to the next; 0: an epoch
+    save: bool = True  # the model, and the label scores of the test reviews
+    record: bool = True  # checkpoints and evaluations, a row in the run's results
+    shape: str | dict = ""  # random weights of this shape (planner.t5_shape) instead of a model's
+    die_at: int = 0  # kill every process before this step, to practise going on
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]{0,99}", self.name) or self.name == "trainer":
+            raise CourseError(
+                f"name is made of letters, digits, '.', '_' and '-', and not 'trainer', not {self.name!r}."
+            )
+        if self.epochs and self.steps:
+            raise CourseError(f"Give epochs ({self.epochs:g}) or steps ({self.steps}), not both.")
+        if self.max_length > (most := self.chosen.max_length):
+            raise CourseError(f"max_length: the profile {self.profile!r} reads {most} tokens at most.")
+        if self.deepspeed:
+            check_configuration(self.configuration)
+            sharding = self.deepspeed_settings.get("zero_optimization", {})
+            key = "stage3_gather_16bit_weights_on_model_save"
+            if self.save and sharding.get("stage") == 3 and not sharding.get(key):
+                raise CourseError(f"{self.configuration}: without {key}: true stage 3 saves no model; add it.")
+
+    @cached_property
+    def chosen(self) -> Profile:
+        """The profile on this training's reviews and model, as lesson 01 prepares the reviews."""
+        columns = {"text": self.text, "label": self.label, "rating": self.rating}
+        own = {"reviews": self.reviews, "base_model": self.base_model}
+        return choose(self.profile, **own, limit=self.limit, seed=self.seed, columns=columns)
+
+    @property
+    def settings(self) -> Profile:
+        """The profile with all of this training's own values in place of its."""
+        own = {key: getattr(self, key) for key in ("epochs", "learning_rate", "batch_size", "max_length")}
+        return replace(self.chosen, **{key: value for key, value in own.items() if value})
+
+    @property
+    def run_name(self) -> str:
+        """The name of its run: the profile's, or the training's where it has reviews or a model of its own."""
+        return self.run or (self.profile if self.chosen == choose(self.profile) else self.name)
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        return Workspace(self.run_name, self.chosen)
+
+    @property
+    def own_files(self) -> Path:
+        """What to remove to start over: the whole run, where it is this training's alone."""
+        run = run_folder(self.run_name)
+        return run if self.run_name == self.name else run / "models" / self.name
+
+    @property
+    def folder(self) -> Path:
+        """For the model, the checkpoints, and what each rank measured."""
+        return self.workspace.models / self.name
+
+    @property
+    def log(self) -> Path:
+        return self.workspace.logs / f"{self.name}.log"
+
+    @property
+    def configuration(self) -> Path:
+        """DeepSpeed's JSON file."""
+        return Path(self.deepspeed) if self.deepspeed.endswith(".json") else configuration_file(self.deepspeed)
+
+    @property
+    def deepspeed_settings(self) -> dict:
+        """What DeepSpeed's JSON file says; {} for the plain Trainer."""
+        return json.loads(self.configuration.read_text(encoding="utf-8")) if self.deepspeed else {}
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it writes checkpoints, from which it goes on; a lesson's trainings are done anew."""
+        return self.record or self.save_steps > 0
+
+    def shares(self, ranks: int) -> tuple[int, int]:
+        """Reviews per micro-batch and micro-batches per step of each of so many processes.
+
+        Raises CourseError when a step's reviews cannot be shared out evenly.
+        """
+        batch = self.settings.batch_size
+        share, left = divmod(batch, ranks)
+        if left:
+            near = " or ".join(str(size * ranks) for size in (share, share + 1) if size)
+            raise CourseError(f"batch_size: {batch} reviews cannot be shared out among {ranks} processes; take {near}.")
+        micro = next(size for size in range(min(self.micro_batch or share, share), 0, -1) if share % size == 0)
+        return micro, share // micro
+
+    def identity(self) -> dict:
+        """What makes two trainings different ones."""
+        own = {key: value for key, value in asdict(self).items() if key not in FREE}
+        return own | {"ZeRO stage": stage_of(self.deepspeed_settings) if self.deepspeed else None}
 
 
-def training_job(
-    workspace: Workspace, name: str, *, deepspeed: str | Path | None = None, **options: Any
-) -> TrainingJob:
-    """A training on the run's prepared reviews; its files go to ``models/<name>`` of the run.
-
-    ``deepspeed`` names one of the course's configurations or a JSON file; None: the plain Trainer. ``options``: further
-    fields of ``TrainingJob``. Raises CourseError for a configuration or an option that is none.
-    """
-    settings = workspace.settings
-    file = None if deepspeed is None else str(deepspeed)
-    if file is not None:
-        file = file if file.endswith(".json") else str(configuration_file(file))
-        check_configuration(Path(file))
-    known = [field.name for field in fields(TrainingJob)]
-    if unknown := set(options) - set(known):
-        raise CourseError(f"A training has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}.")
-    folders = str(workspace.data / "reviews"), str(workspace.models / name), str(workspace.logs / f"{name}.log")
-    usual = TrainingJob(name, settings, *folders, settings.learning_rate, settings.seed, file)
-    return replace(usual, **options)
+def training_job(workspace: Workspace, name: str, **options: Any) -> Training:
+    """A training of a lesson, on the run's prepared reviews; without checkpoints, model or row unless asked for."""
+    settings, usual = workspace.settings, PROFILES[workspace.settings.name]
+    own: dict[str, Any] = {
+        "base_model": settings.model if settings.model != usual.model else "",
+        "reviews": settings.reviews if settings.reviews != usual.reviews else "",
+    }
+    own |= {"run": workspace.name, "profile": settings.name, "limit": settings.limit, "seed": settings.seed}
+    return Training(name, **{"save": False, "record": False} | own | settings.columns._asdict() | options)
 
 
-def jobs_as_json(jobs: list[TrainingJob]) -> str:
-    """The text of a file that ``read_jobs`` reads."""
-    return json.dumps([asdict(job) for job in jobs], indent=1)
+def trainings_as_yaml(trainings: list[Training]) -> str:
+    """The text of a file that ``read_trainings`` reads."""
+    return json.dumps([asdict(one) for one in trainings], indent=1)  # which is YAML, too
 
 
-def read_jobs(file: Path) -> list[TrainingJob]:
-    """The trainings in a JSON file, which holds one or a list of them. Raises CourseError where it holds none."""
+def read_trainings(file: str | Path) -> list[Training]:
+    """The trainings in a YAML file, one or a list; CourseError names the file, the line and the way out."""
+    file = Path(file)
     try:
-        content = json.loads(file.read_text())
-        trainings = content if isinstance(content, list) else [content]
-        jobs = [TrainingJob(**(values | {"settings": Profile(**values["settings"])})) for values in trainings]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CourseError(f"{file} holds no training ({error}); lesson 04 writes such files to logs/.") from error
-    if not jobs:
-        raise CourseError(f"{file} holds an empty list, no training.")
-    return jobs
+        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        return [_read_one(one, file) for one in (node.value if isinstance(node, yaml.SequenceNode) else [node])]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CourseError(f"{file} cannot be read ({error}); copy {EXAMPLE} and change what you need.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}, line {mark.line + 1}" if mark else file
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise CourseError(f"{where}: this is no YAML ({problem}); expected are lines such as 'epochs: 3'.") from error
+
+
+def _read_one(node: yaml.Node | None, file: Path) -> Training:
+    if not isinstance(node, yaml.MappingNode) or not node.value:
+        raise CourseError(f"{file} holds no training; expected are lines such as 'reviews: mine.csv' (see {EXAMPLE}).")
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key, where = str(key_node.value), f"{file}, line {key_node.start_mark.line + 1}"
+        if key in values:
+            raise CourseError(f"{where}: {key} is given a second time; keep one of the two.")
+        values[key] = _checked(key, yaml.SafeLoader("").construct_object(value_node, deep=True), where)
+    try:
+        return Training(**{"name": file.stem} | values)
+    except CourseError as error:
+        raise CourseError(f"{file}: {error}") from error
+
+
+def _checked(key: str, value: Any, where: str) -> Any:
+    """The value of an option, of its kind."""
+    kinds = {field.name: field.type for field in fields(Training)}
+    if key not in kinds:
+        near = difflib.get_close_matches(key, kinds, n=1, cutoff=0.5)
+        there = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(kinds)}."
+        raise CourseError(f"{where}: there is no option {key!r}; {there}")
+    kind: Any = kinds[key]
+    if kind is float and not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError):
+            value = float(value)  # YAML takes 1e-3, without a point, for a text
+    wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+    if wrong or (kind in (int, float) and not 0 <= value < math.inf):
+        given = "nothing (give a value, or leave the line out)" if value is None else repr(value)
+        raise CourseError(f"{where}: {key} must be {KINDS[kind]}, not {given}.")
+    return value

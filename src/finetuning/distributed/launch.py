@@ -1,4 +1,4 @@
-"""Lesson 04: start a training of several processes, watch it, and collect what its ranks measured."""
+"""Lessons 04 and 05: start a training of several processes, watch it, and collect what its ranks measured."""
 
 import contextlib
 import json
@@ -11,15 +11,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
 
-import numpy as np
 from torch.cuda import device_count
 
-from finetuning.distributed.jobs import TrainingJob, jobs_as_json, training_job
-from finetuning.distributed.zero import check_locks
+from finetuning.distributed.jobs import Training, training_job, trainings_as_yaml
+from finetuning.distributed.zero import check_locks, stage_of
 from finetuning.errors import CourseError, way_out
 from finetuning.files import write_atomically
 from finetuning.machine import usable_cores
@@ -28,42 +28,44 @@ from finetuning.workspace import Workspace
 
 
 def run(
-    jobs: TrainingJob | list[TrainingJob], *, ranks: int = 2, launcher: str = "torchrun", port: int = 0,
+    trainings: Training | list[Training], *, ranks: int = 2, launcher: str = "torchrun", port: int = 0,
     limit: float = 600,
 ) -> list:  # fmt: skip
     """Start the trainings on ``ranks`` processes of this machine and return what each rank measured.
 
-    ``jobs`` is one from ``jobs.training_job`` or a list of them, run in turn. Progress of rank 0 is printed as it
-    comes, all output goes to the run's ``logs/``. ``launcher``: ``torchrun`` (torch.distributed.run), ``deepspeed`` or
-    ``two nodes`` (two agents of torch.distributed.run that meet at ``port``; 0: a free one) or ``python`` (one plain
-    process). ``limit`` is in seconds. Returns a list of dicts, one per rank, for a training, and a list of such lists
-    for a list. Raises CourseError with the failing rank's last lines and the known way out; no process is left behind,
-    also when the cell is interrupted.
+    ``trainings`` is one or a list of them, run in turn. Progress of rank 0 is printed as it comes, all output goes to
+    the run's ``logs/``. ``launcher``: ``torchrun`` (torch.distributed.run), ``deepspeed`` or ``two nodes`` (two agents
+    of torch.distributed.run that meet at ``port``; 0: a free one) or ``python`` (one plain process). ``limit`` is in
+    seconds. Returns a list of dicts, one per rank, for a training, and a list of such lists for a list. Raises
+    CourseError with the failing rank's last lines and the known way out; no process is left behind, also when the cell
+    is interrupted.
     """
-    several = isinstance(jobs, list)
-    jobs = jobs if isinstance(jobs, list) else [jobs]
-    if any(job.deepspeed for job in jobs):
+    several = isinstance(trainings, list)
+    trainings = trainings if isinstance(trainings, list) else [trainings]
+    if any(training.deepspeed for training in trainings):
         check_locks()
     if several and device_count():  # processes that have touched a GPU cannot be copied, so each pays its own start
-        return [run(job, ranks=ranks, launcher=launcher, port=port, limit=limit) for job in jobs]
-    for job in jobs:
-        folder = Path(job.folder)
-        if not job.save_steps:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("rank*.json"):
+        return [run(one, ranks=ranks, launcher=launcher, port=port, limit=limit) for one in trainings]
+    for training in trainings:
+        training.shares(ranks)  # said now rather than by every rank
+        if not training.resumes:
+            shutil.rmtree(training.folder, ignore_errors=True)
+        training.folder.mkdir(parents=True, exist_ok=True)
+        for old in training.folder.glob("rank*.json" if not training.record else "rank*.error.json"):
             old.unlink()
-    log = Path(jobs[0].log)
+    log = trainings[0].log
     log.parent.mkdir(parents=True, exist_ok=True)
-    config = log.with_suffix(".json")
-    write_atomically(config, jobs_as_json(jobs))
+    config = log.with_suffix(".yaml")
+    write_atomically(config, trainings_as_yaml(trainings))
     commands = command(launcher, config, ranks, free_port(port))
     code = _watch(commands, _environment(ranks), log, limit)
-    for job in jobs:
-        if len([*Path(job.folder).glob("rank*[0-9].json")]) < ranks:
-            raise CourseError(_failure(job, code, log, limit))
-    collected = [[json.loads((Path(job.folder) / f"rank{r}.json").read_text()) for r in range(ranks)] for job in jobs]
-    return collected if several else collected[0]
+    answers = []
+    for training in trainings:
+        files = [file for r in range(ranks) if (file := training.folder / f"rank{r}.json").exists()]
+        if not files or (code and len(files) < ranks):
+            raise CourseError(_failure(training, code, log, limit))
+        answers.append([json.loads(file.read_text()) for file in files])
+    return answers if several else answers[0]
 
 
 def command(launcher: str, config: str | Path, ranks: int, port: int = 29531) -> list[list[str]]:
@@ -82,7 +84,7 @@ def command(launcher: str, config: str | Path, ranks: int, port: int = 29531) ->
         if not program.exists():
             raise CourseError(f"The launcher {program} is missing; run make setup, or use launcher='torchrun'.")
         options = f"--num_{'gpus' if device_count() else 'accelerators'} {ranks} --master_port {port} --module".split()
-        return [[sys.executable, str(program), *options, *script[1:]]]
+        return [[str(program), *options, *script[1:]]]
     raise CourseError(f"There is no launcher {launcher!r}; choose 'torchrun', 'deepspeed', 'two nodes' or 'python'.")
 
 
@@ -99,27 +101,18 @@ def free_port(port: int = 0) -> int:
         return probe.getsockname()[1]
 
 
-def joined_scores(answers: list[dict]) -> np.ndarray:
-    """The label scores of the test reviews, (reviews, 2), put together from the shares of the ranks."""
-    shares = [np.array(answer["scores"]) for answer in answers]
-    scores = np.zeros((sum(map(len, shares)), 2))
-    for rank, share in enumerate(shares):
-        scores[rank :: len(shares)] = share
-    return scores
-
-
-def largest_trainable(workspace: Workspace, shapes: dict[str, dict], *, deepspeed: str | Path | None = None) -> dict:
+def largest_trainable(workspace: Workspace, shapes: Iterable[str], *, deepspeed: str = "") -> dict[str, dict]:
     """Train ever larger models of random weights for a few steps, on one rank, until the memory is full.
 
-    ``shapes``: dict of name -> values of a T5Config, smallest first. Returns what rank 0 measured for each that fitted,
-    by name.
+    ``shapes``: of the T5 family, smallest first. Returns what rank 0 measured for each that fitted, by shape.
     """
     fitted = {}
-    for name, shape in shapes.items():
-        small = {"bf16": True, "steps": 4, "micro_batch": 1}
-        job = training_job(workspace, f"largest_{name}", deepspeed=deepspeed, shape=shape, **small)
+    for shape in shapes:
+        small = {"bf16": True, "steps": 4, "micro_batch": 1, "batch_size": 2}
+        name = f"largest_{Path(shape).name}"
+        training = training_job(workspace, name, deepspeed=deepspeed, shape=shape, **small)
         try:
-            fitted[name] = run(job, ranks=1, launcher="torchrun" if deepspeed else "python")[0]
+            fitted[shape] = run(training, ranks=1, launcher="torchrun" if deepspeed else "python")[0]
         except CourseError as error:
             if "ran out of memory" not in str(error):
                 raise
@@ -157,7 +150,7 @@ def _watch(commands: list[list[str]], environment: dict[str, str], log: Path, li
             while outputs.get_map():
                 if (left := ends - time.monotonic()) <= 0:
                     return 124
-                for output, _ in outputs.select(left):
+                for output, _ in outputs.select(min(left, 3600)):
                     if not (piece := os.read(output.fd, 2**16)):
                         outputs.unregister(output.fileobj)
                     *lines, unfinished[output.fd] = (unfinished[output.fd] + piece).split(b"\n")
@@ -172,29 +165,29 @@ def _watch(commands: list[list[str]], environment: dict[str, str], log: Path, li
             file.writelines(unfinished.values())
 
 
-def universal_checkpoint(job: TrainingJob) -> TrainingJob:
+def universal_checkpoint(training: Training) -> Training:
     """Turn the last whole checkpoint of a DeepSpeed training into a universal one, which any number of ranks can load.
 
     Returns the training with a configuration that loads it. Raises CourseError where there is no checkpoint yet.
     """
-    last = last_whole_checkpoint(job.folder)
-    if last is None or job.deepspeed is None:
-        raise CourseError(f"{job.name!r} has no whole checkpoint in {job.folder}; run it with save_steps first.")
-    checkpoint = Path(last)
+    last = last_whole_checkpoint(training.folder / "checkpoints")
+    if last is None or not training.deepspeed:
+        where = f"{training.name!r} has no whole checkpoint in {training.folder}"
+        raise CourseError(f"{where}; run it with save_steps first.")
+    checkpoint, settings = Path(last), training.deepspeed_settings
     tag = (checkpoint / "latest").read_text().strip()
-    settings = json.loads(Path(job.deepspeed).read_text())
     program = ["-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
     words = [sys.executable, *program, "--input_folder", tag, "--output_folder", f"{tag}_universal"]
-    if settings["zero_optimization"]["stage"] < 3:  # the Trainer makes the optimizer; DeepSpeed wants to be told
+    if stage_of(settings) < 3:  # the Trainer makes the optimizer; DeepSpeed wants to be told
         words.append("--inject_missing_state")
     # In the checkpoint's folder, because it takes a path for a pattern, and brackets in one would match nothing.
     done = subprocess.run(words, cwd=checkpoint, env=_environment(1), capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise CourseError(f"{checkpoint} could not be made universal ({reason}); resume on the same number of ranks.")
-    path = Path(job.folder) / "universal.json"
+    path = training.folder / "universal.json"
     write_atomically(path, json.dumps(settings | {"checkpoint": {"load_universal": True}}))
-    return replace(job, deepspeed=str(path), die_at=None)
+    return replace(training, deepspeed=str(path), die_at=0)
 
 
 def stop(processes: list[subprocess.Popen], patience: float = 5) -> None:
@@ -214,16 +207,17 @@ def stop(processes: list[subprocess.Popen], patience: float = 5) -> None:
                 process.wait(timeout=max(0.1, ends - time.monotonic()))
 
 
-def _failure(job: TrainingJob, code: int, log: Path, limit: float) -> str:
+def _failure(training: Training, code: int, log: Path, limit: float) -> str:
     """One sentence on a failed training, the failing rank's last lines and the way out."""
-    folder = Path(job.folder)
-    errors = [json.loads(path.read_text()) for path in folder.glob("rank*.error.json")]
+    errors = [json.loads(path.read_text()) for path in training.folder.glob("rank*.error.json")]
     # A rank that lost its peer says so; the cause is the error of the peer.
     errors.sort(key=lambda error: (bool(re.search("onnection (closed|reset)|peer", error["message"])), error["when"]))
+    if errors and errors[0]["type"] == "CourseError":
+        return errors[0]["message"]
     output = log.read_text(errors="replace")
     if code == 124:
         way = f"raise limit= or take fewer steps (log: {log})."
-        return f"The training {job.name!r} did not end within {limit} s and was stopped; {way}"
+        return f"The training {training.name!r} did not end within {limit} s and was stopped; {way}"
     if errors:
         first = errors[0]
         message = first["message"].strip().partition("\n")[0]
@@ -235,4 +229,4 @@ def _failure(job: TrainingJob, code: int, log: Path, limit: float) -> str:
     text = "\n".join(lines) + (output if not errors else who)
     way = way_out(text, "training") or f"the whole output is in {log}"
     shown = "\n  ".join(lines[-6:])
-    return f"The training {job.name!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"
+    return f"The training {training.name!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"

@@ -9,23 +9,21 @@ import numpy as np
 import psutil
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from finetuning.distributed.jobs import TrainingJob
+from finetuning.distributed import process
+from finetuning.distributed.jobs import Training
 from finetuning.distributed.memory import held_bytes, own_step_counters
 
-stream = 1  # where a rank tells the reader: the launcher's pipe, once ``train`` has sent standard output to the log
 COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first ones also allocate
 
 
-def show(line: str) -> None:
-    """Print a line for the reader; the libraries' own output goes to the rank's log."""
-    os.write(stream, f"| {line}\n".encode())
-
-
 class StepMeter(TrainerCallback):
-    """A Trainer callback: seconds per step, bytes held between micro-batches, bytes sent; rank 0 prints progress."""
+    """A Trainer callback: seconds per step, bytes held between micro-batches, bytes sent; rank 0 prints progress.
 
-    def __init__(self, job: TrainingJob) -> None:
-        self.job, self.printed = job, 0.0
+    The Trainer's log gets the seconds of training so far, with those before an interruption.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.printed = training, 0.0
         self.trainer: Any = None  # given once it exists
         self.seconds: list[float] = []
         self.bytes: dict[str, int] | None = None
@@ -44,19 +42,20 @@ class StepMeter(TrainerCallback):
             sent = (self.sent[steps[-1]] - self.sent[steps[0]]) / (steps[-1] - steps[0]) / ranks
         return {
             "step_seconds": used,
-            "seconds_per_step": float(np.median(used)),
+            "seconds_per_step": float(np.median(used)) if used else None,
             "bytes_per_rank": self.bytes,
             "bytes_sent_per_step": sent,
         }
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         own_step_counters(self.trainer.optimizer)
+        self.start = time.perf_counter() - max((entry.get("seconds", 0) for entry in state.log_history), default=0)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         self.began = time.perf_counter()
         if state.global_step >= COUNT_AT:
             self.sent[state.global_step] = loopback_bytes()
-        if self.job.die_at == state.global_step:  # the lesson's power cut
+        if self.training.die_at and self.training.die_at == state.global_step:  # a power cut, to practise
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_substep_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -66,11 +65,20 @@ class StepMeter(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.seconds.append(time.perf_counter() - self.began)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, *_: Any, logs: dict[str, Any], **__: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        logged = state.log_history[-1]
+        logged["seconds"] = time.perf_counter() - self.start
         done = state.global_step == state.max_steps
-        if args.process_index == 0 and "loss" in logs and (done or time.monotonic() - self.printed > 3):
+        if "loss" in logged and (done or time.monotonic() - self.printed > 3):
             self.printed = time.monotonic()
-            show(f"{self.job.name:16} step {state.global_step:3}/{state.max_steps}  loss {logs['loss']:.4f}")
+            self._tell(state, f"loss {logged['loss']:.4f}")
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, *_: Any, metrics: dict, **__: Any) -> None:
+        best = metrics["eval_accuracy"] > (state.best_metric or 0)
+        self._tell(state, f"validation accuracy {metrics['eval_accuracy']:.3f}{', the best so far' * best}")
+
+    def _tell(self, state: TrainerState, what: str) -> None:
+        process.show(f"{self.training.name:16} step {state.global_step:3}/{state.max_steps}  {what}")
 
 
 def loopback_bytes() -> int | None:

@@ -1,4 +1,4 @@
-"""Lesson 04: which ZeRO stage, offload and micro-batch fit a T5 to your GPUs, from its configuration alone.
+"""Lesson 05: which ZeRO stage, offload and micro-batch fit a T5 to your GPUs, from its configuration alone.
 
 Bytes of parameters, gradients and optimizer come from DeepSpeed's own estimators where it has any (stages 2 and 3), and
 from the same arithmetic for the rest; activations from a formula over the model's shape. All for Adam and bf16, the
@@ -21,8 +21,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from finetuning.distributed.activations import activation_bytes
 from finetuning.distributed.zero import import_deepspeed
-from finetuning.errors import CourseError
-from finetuning.profiles import ASSETS, describe
+from finetuning.errors import CourseError, hub_error
+from finetuning.profiles import ASSETS, PROFILES, describe
 
 FAMILY = tomllib.loads((ASSETS / "t5_family.toml").read_text(encoding="utf-8"))
 # Simplest first: sharding costs messages, offload costs copies. ``plain`` is the Trainer alone; the others are the
@@ -36,9 +36,11 @@ STRATEGIES = {
     "zero3_offload": (3, "optimizer, parameters"),
 }
 GPUS_PER_NODE = 8
-# Set aside, by assumption: the CUDA context with NCCL's buffers, and a tenth of the card lost between blocks in use.
+# Set aside, by assumption: the CUDA context with NCCL's buffers; of the card a tenth lost between blocks in use, and a
+# twentieth for what no estimate knows.
 CONTEXT_BYTES = 2**30
-FRAGMENTED = 0.1
+SPARE = 0.15
+REVIEWS_PER_STEP = 32  # that the planner's file aims at, all GPUs together
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
@@ -69,6 +71,7 @@ class Plan:
     usable: int  # bytes of it that are not set aside
     rows: list[PlanRow]  # the one to take first, first
     advice: str
+    file: str  # the text of a training's file that takes the first of the rows
 
     def __str__(self) -> str:
         table = pd.DataFrame(
@@ -79,19 +82,19 @@ class Plan:
         )
         head = f"{self.model}: {self.parameters:,} parameters on {_gpus(self.gpus)} of {_gb(self.memory)}, "
         head += f"{_gb(self.usable)} of it usable\nGB (1e9 bytes) per GPU; main memory per node"
-        return "\n".join([head, table.to_string(index=False), self.advice])
+        return "\n".join([head, table.to_string(index=False), self.advice, "The file that starts it:", self.file])
 
 
 def plan(
-    model: str | Path, *, gpus: int = 1, memory: int | str = "16GB", tokens: tuple[int, int] = (512, 2),
+    model: str | Path | dict, *, gpus: int = 1, memory: int | str = "16GB", tokens: tuple[int, int] = (512, 2),
     checkpointing: bool = False,
 ) -> Plan:  # fmt: skip
     """How to train a T5 with Adam in bf16 on ``gpus`` cards of ``memory`` each.
 
-    A Plan, the simplest strategy that fits first. ``model``: one of the T5 family, or a folder with a config.json; no
-    weights and no network are needed. ``memory``: bytes, or "16GB" (1e9 bytes) or "16GiB". ``tokens``: of an input and
-    of a label. ``checkpointing``: keep only the inputs of each layer and compute the rest again in the backward pass.
-    Used in lesson 04. Raises CourseError for wrong input, and when nothing fits, with what would.
+    A Plan, the simplest strategy that fits first. ``model``: as for ``t5_shape``; no weights are needed. ``memory``:
+    bytes, or "16GB" (1e9 bytes) or "16GiB". ``tokens``: of an input and of a label. ``checkpointing``: keep only the
+    inputs of each layer and compute the rest again in the backward pass. Used in lesson 05. Raises CourseError for
+    wrong input, and when nothing fits, with what would.
     """
     card = card_bytes(memory)
     _require_positive("gpus", gpus)
@@ -100,31 +103,49 @@ def plan(
     for count in tokens:
         _require_positive("Each number in tokens", count)
     shape = t5_shape(model)
-    usable = int(card * (1 - FRAGMENTED)) - CONTEXT_BYTES
+    usable = int(card * (1 - SPARE)) - CONTEXT_BYTES
     setting = {"tokens": tuple(tokens), "checkpointing": checkpointing}
     rows = [_row(shape, strategy, gpus, usable, setting) for strategy in STRATEGIES]
     rows.sort(key=lambda row: not row.micro_batch)  # stable: what fits, simplest first
+    name = "the model" if isinstance(model, dict) else describe(str(model))
     if not rows[0].micro_batch:
-        raise CourseError(_nothing_fits(describe(str(model)), shape, gpus, card, setting))
-    return Plan(describe(str(model)), count_parameters(shape)[0], gpus, card, usable, rows, _advice(rows[0], gpus))
+        raise CourseError(_nothing_fits(name, shape, gpus, card, setting))
+    advice, file = _advice(rows[0], gpus), _file(model, rows[0], gpus, checkpointing)
+    return Plan(name, count_parameters(shape)[0], gpus, card, usable, rows, advice, file)
 
 
-def t5_shape(model: str | Path) -> T5Config:
-    """The T5Config of a model of the family or of a folder with a config.json; CourseError for anything else."""
-    if model in FAMILY:
-        return T5Config(**FAMILY[model], dropout_rate=0.0)
-    file = Path(str(model)).expanduser() / "config.json"
-    if not file.is_file():
-        names = ", ".join(FAMILY)
-        raise CourseError(f"The planner knows {names}, and folders with a config.json; {str(model)!r} is none of them.")
+def t5_shape(model: str | Path | dict) -> T5Config:
+    """The T5Config of one of the family, as ``t5-3b``, of a folder, a JSON file, a Hub id, or of a dict of values.
+
+    Raises CourseError for anything else. Only a Hub id outside the family needs a network.
+    """
+    if not isinstance(model, dict):
+        for name in (str(model), f"google-t5/{model}"):
+            if name in FAMILY:
+                return T5Config(**FAMILY[name], dropout_rate=0.0)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = {"model_type": "t5", **model} if isinstance(model, dict) else _configuration(str(model))
         if not isinstance(values, dict) or values.get("model_type") != "t5":
             raise ValueError("its model_type is not 't5'")
-        return T5Config(**values)
-    except (ValueError, StrictDataclassError) as error:
+        return T5Config(**{"decoder_start_token_id": 0} | values)
+    except (ValueError, TypeError, StrictDataclassError) as error:
         reason = f"{' '.join(str(error).split())}; the planner knows T5 models only."
-        raise CourseError(f"{file} is not the configuration of a T5: {reason}") from error
+        raise CourseError(f"{model} is not the configuration of a T5: {reason}") from error
+
+
+def _configuration(model: str) -> Any:
+    """What the config.json of a folder or of a model of the Hub says, or a JSON file."""
+    place = Path(model).expanduser()
+    file = place if place.suffix == ".json" else place / "config.json"
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or place.exists():
+        known = ", ".join(Path(name).name for name in FAMILY)
+        raise CourseError(f"The planner knows {known}, folders with a config.json and Hub ids, not {model!r}.")
+    try:
+        return T5Config.get_config_dict(model)[0]
+    except OSError as error:
+        raise hub_error("model", model, error, instead="BASE_MODEL") from error
 
 
 def card_bytes(memory: int | str) -> int:
@@ -133,7 +154,7 @@ def card_bytes(memory: int | str) -> int:
     if isinstance(memory, bool) or not parts or parts[2].upper() not in UNITS:
         raise CourseError(f"memory is a size such as '16GB', '80 GiB' or a number of bytes, not {memory!r}.")
     size = int(float(parts[1]) * UNITS[parts[2].upper()])
-    if size * (1 - FRAGMENTED) <= CONTEXT_BYTES:
+    if size * (1 - SPARE) <= CONTEXT_BYTES:
         why = "leaves nothing beside what CUDA itself takes, about 1 GiB"
         raise CourseError(f"memory={memory!r} {why}; did you forget the unit, as in '16GB'?")
     return size
@@ -230,6 +251,19 @@ def _row(shape: T5Config, strategy: str, gpus: int, usable: float, setting: dict
     return PlanRow(strategy, *STRATEGIES[strategy], fits, sizes, host)
 
 
+def _file(model: str | Path | dict, row: PlanRow, gpus: int, checkpointing: bool) -> str:
+    """The text of a training's file (``jobs.read_trainings``) that takes this strategy, in one line."""
+    profiles = {Path(profile.model).name: name for name, profile in PROFILES.items()}
+    own = {"shape": model} if isinstance(model, dict) else {"base_model": str(model)}
+    known = profiles.get(str(model).removeprefix("google-t5/"))
+    what: dict[str, Any] = {"profile": known} if known else {"profile": "small", **own}
+    micro_batch = min(row.micro_batch, max(1, REVIEWS_PER_STEP // gpus))
+    batch_size = micro_batch * gpus * max(1, REVIEWS_PER_STEP // (micro_batch * gpus))
+    values = what | {"bf16": True, "batch_size": batch_size, "micro_batch": micro_batch}
+    more = {"deepspeed": row.strategy if row.strategy != "plain" else "", "checkpointing": checkpointing}
+    return json.dumps(values | {key: value for key, value in more.items() if value})
+
+
 def _advice(row: PlanRow, gpus: int) -> str:
     most = f"micro-batches of up to {row.micro_batch} review{'s' if row.micro_batch > 1 else ''}"
     if row.strategy == "plain":
@@ -243,8 +277,8 @@ def _nothing_fits(model: str, shape: T5Config, gpus: int, card: int, setting: di
     needs = {strategy: sum(needed_bytes(shape, strategy, gpus, 1, **setting)[0].values()) for strategy in STRATEGIES}
     strategy = min(needs, key=lambda name: needs[name])
     least = needs[strategy]
-    helps = [f"cards of {math.ceil((least + CONTEXT_BYTES) / (1 - FRAGMENTED) / 1e9)} GB"]
-    usable = card * (1 - FRAGMENTED) - CONTEXT_BYTES
+    helps = [f"cards of {math.ceil((least + CONTEXT_BYTES) / (1 - SPARE) / 1e9)} GB"]
+    usable = card * (1 - SPARE) - CONTEXT_BYTES
     more = (gpus * 2**n for n in range(1, 9))
 
     def fits(gpus: int, setting: dict[str, Any]) -> bool:

@@ -1,114 +1,162 @@
-"""Lesson 04: the script that a launcher starts once per device: ``python -m finetuning.distributed.train CONFIG.json``.
+"""The script that a launcher starts once per process: ``python -m finetuning.distributed.train train.yaml``.
 
-CONFIG.json holds one training or a list of trainings, as ``jobs.training_job`` writes them. Each rank writes what it
-measured to ``rank<N>.json`` in the training's folder; rank 0 prints the progress. The same file serves one process, two
-on a laptop and many nodes: rank, world size and address come from the launcher's environment variables.
+The same file serves one process, two on a laptop and many nodes: rank, world size and address come from the launcher's
+environment variables. Started again after a crash, a training goes on from its last whole checkpoint.
 """
 
 import argparse
+import contextlib
+import io
 import json
-import os
-import signal
+import math
+import shutil
 import sys
-import threading
-import time
-import traceback
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from datasets import load_from_disk
+from accelerate.utils import gather_object
+from datasets import Dataset, DatasetDict, load_from_disk
+from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 
-from finetuning.distributed import meter
-from finetuning.distributed.jobs import TrainingJob, read_jobs
+from finetuning.distributed import process
+from finetuning.distributed.jobs import Training, read_trainings
 from finetuning.distributed.memory import innermost
-from finetuning.distributed.zero import built_cpu_adam, import_deepspeed
+from finetuning.distributed.meter import StepMeter
+from finetuning.distributed.planner import t5_shape
+from finetuning.distributed.zero import built_cpu_adam, import_deepspeed, stage_of
 from finetuning.errors import CourseError
-from finetuning.files import write_atomically
-from finetuning.labels import score_labels
+from finetuning.files import content_digest, find_damage, write_atomically
+from finetuning.labels import label_ids, score_labels
 from finetuning.machine import peak_memory
-from finetuning.models import load_model, load_tokenizer
-from finetuning.trainer import label_token_loss, last_whole_checkpoint
+from finetuning.models import load_model, load_tokenizer, save_model
+from finetuning.results import ResultRow
+from finetuning.trainer import (
+    first_step_logits,
+    keep_checkpoints,
+    label_accuracy,
+    label_token_loss,
+    last_whole_checkpoint,
+)
+from finetuning.usage import save_usage
 
 
-def arguments(job: TrainingJob) -> Seq2SeqTrainingArguments:
-    """The Trainer's arguments of a training; ``deepspeed`` names the JSON file that Trainer and DeepSpeed read."""
-    on_cpu = not torch.cuda.is_available()
+def arguments(training: Training, ranks: int, reviews: int) -> Seq2SeqTrainingArguments:
+    """The Trainer's arguments on so many ranks and training reviews; Trainer and DeepSpeed read its JSON file."""
+    settings, on_cpu = training.settings, not torch.cuda.is_available()
+    micro_batch, accumulation = training.shares(ranks)
+    an_epoch = math.ceil(reviews / settings.batch_size)
+    steps = training.steps or math.ceil(settings.epochs * reviews / settings.batch_size)
     return Seq2SeqTrainingArguments(
-        output_dir=job.folder, seed=job.seed, max_steps=job.steps, bf16=job.bf16, deepspeed=job.deepspeed,
-        learning_rate=job.learning_rate, warmup_steps=0.1, weight_decay=0.01,
-        per_device_train_batch_size=job.micro_batch, gradient_accumulation_steps=job.accumulation,
-        train_sampling_strategy="random",  # the same global batches whatever the number of ranks
-        save_strategy="steps" if job.save_steps else "no", save_steps=job.save_steps or 500,
-        logging_steps=1, disable_tqdm=True, use_cpu=on_cpu, dataloader_pin_memory=not on_cpu,
+        output_dir=str(training.folder / "checkpoints"), seed=settings.seed, max_steps=steps,
+        learning_rate=settings.learning_rate, warmup_steps=0.1, weight_decay=0.01,
+        per_device_train_batch_size=micro_batch, gradient_accumulation_steps=accumulation,
+        train_sampling_strategy="sequential",  # in_order has shuffled: the same steps whatever the number of ranks
+        bf16=training.bf16, activation_checkpointing=training.checkpointing,
+        deepspeed=str(training.configuration) if training.deepspeed else None,
+        save_strategy="steps" if training.resumes else "no", save_steps=training.save_steps or an_epoch,
+        eval_strategy="steps" if training.record else "no", eval_steps=training.save_steps or an_epoch,
+        metric_for_best_model="accuracy", save_total_limit=2,  # the best and the last
+        per_device_eval_batch_size=64, logging_steps=0.005,  # of all steps
+        disable_tqdm=True, use_cpu=on_cpu, dataloader_pin_memory=not on_cpu,
     )  # fmt: skip
 
 
-def train(job: TrainingJob) -> dict:
+def train(training: Training) -> dict:
     """Run one training on this rank; returns what it measured, as it stands in ``rank<N>.json``."""
     logging.set_verbosity_warning()
     logging.disable_progress_bar()
-    settings = job.settings
-    deepspeed = import_deepspeed()
-    if job.deepspeed:
+    settings, deepspeed = training.settings, import_deepspeed()
+    if training.deepspeed:
         deepspeed.init_distributed()  # before any TrainingArguments, which would else start with one rank
-    args = arguments(job)
     tokenizer = load_tokenizer(settings)
+    data = prepared_reviews(training, tokenizer)
+    args = arguments(training, process.RANKS, len(data["train"]))
     transformers.set_seed(settings.seed)
-    shape = transformers.T5Config(**job.shape) if job.shape else None
+    shape = t5_shape(training.shape) if training.shape else None
     model = transformers.T5ForConditionalGeneration(shape) if shape else load_model(settings)
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
-    step_meter = meter.StepMeter(job)
-    step_meter.trainer = trainer = _trainer(job, args, model, tokenizer, step_meter)
-    began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(job.folder) if job.save_steps else None)
-    seconds = time.perf_counter() - began
-    wrapped = type(trainer.model_wrapped).__name__
-    if job.deepspeed and wrapped != "DeepSpeedEngine":
-        raise RuntimeError(f"the model was wrapped as {wrapped}, not as a DeepSpeedEngine: DeepSpeed did not run")
+    meter = StepMeter(training)
+    meter.trainer = trainer = make_trainer(training, args, model, tokenizer, data, meter)
+    resumed = last_whole_checkpoint(args.output_dir) if training.resumes else None
+    if resumed:
+        trainer.state = transformers.TrainerState.load_from_json(f"{resumed}/trainer_state.json")
+        process.show(f"{training.name} goes on after step {trainer.state.global_step}")
+    if trainer.state.global_step < args.max_steps:  # else all that is left is to save and to score
+        trainer.train(resume_from_checkpoint=resumed)
+        wrapped = type(trainer.model_wrapped).__name__
+        if training.deepspeed and wrapped != "DeepSpeedEngine":
+            raise RuntimeError(f"the model was wrapped as {wrapped}, not as a DeepSpeedEngine: DeepSpeed did not run")
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     measured = {
-        "name": job.name, "rank": args.process_index, "world_size": args.world_size, "engine": wrapped,
-        "optimizer": type(innermost(trainer.optimizer)).__name__,
-        "parameters": parameters, "train_seconds": seconds,
-        "train_reviews_per_second": job.steps * job.micro_batch * job.accumulation * args.world_size / seconds,
-        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        "steps": [entry["step"] for entry in trainer.state.log_history if "loss" in entry],
-        **step_meter.measured(), **peak_memory(),
+        "name": training.name, "rank": args.process_index, "world_size": args.world_size,
+        "engine": type(trainer.model_wrapped).__name__, "optimizer": type(innermost(trainer.optimizer)).__name__,
+        "parameters": parameters, "train_seconds": logged[-1]["seconds"],
+        "train_reviews_per_second": args.max_steps * settings.batch_size / logged[-1]["seconds"],
+        "losses": [entry["loss"] for entry in logged], "steps": [entry["step"] for entry in logged],
+        **meter.measured(), **peak_memory(),
     }  # fmt: skip
-    if job.save:
-        trainer.save_model(job.folder)  # gathers the shards of all ranks
-        unset_hf_deepspeed_config()  # else from_pretrained would shard what it loads
-        if args.process_index == 0:
-            shrink_model(job.folder, tokenizer)
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # until rank 0 has saved the model
-        measured |= score_share(job, args)
+    if training.save:
+        save_best(training, trainer, tokenizer)
+        measured |= score(training, args, data["test"]["text"])
     if torch.distributed.is_initialized():
-        deepspeed.comm.destroy_process_group() if job.deepspeed else torch.distributed.destroy_process_group()
+        deepspeed.comm.destroy_process_group() if training.deepspeed else torch.distributed.destroy_process_group()
     return measured
 
 
-def _trainer(
-    job: TrainingJob, args: Seq2SeqTrainingArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-    step_meter: meter.StepMeter,
+def prepared_reviews(training: Training, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
+    """The run's prepared reviews, as lesson 01 leaves them; the first rank to come makes them where they are not.
+
+    Those that were made here from a file that is another now are made anew.
+    """
+    folder, chosen = training.workspace.data / "reviews", training.chosen
+    source, wanted = folder.with_suffix(".source"), f"{chosen}\n{content_digest(chosen.reviews, '**/*')}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")), contextlib.redirect_stdout(io.StringIO()) as said:
+        if find_damage(folder) or (source.exists() and source.read_text(encoding="utf-8") != wanted):
+            from finetuning.data import prepare, save_splits  # its libraries would slow each rank's start
+
+            save_splits(prepare(chosen, tokenizer), folder)
+            write_atomically(source, wanted)
+    for line in said.getvalue().splitlines():
+        process.show(line, process.RANK)
+    return load_from_disk(folder)
+
+
+def in_order(rows: Dataset, reviews: int, seed: int) -> Dataset:
+    """As many ``reviews`` as all steps take together, epoch after epoch, each in an order of its own."""
+    shuffle = np.random.default_rng(seed).permutation
+    return rows.select(np.concatenate([shuffle(len(rows)) for _ in range(0, reviews, len(rows))])[:reviews])
+
+
+def make_trainer(
+    training: Training, args: Seq2SeqTrainingArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+    data: DatasetDict, meter: StepMeter,
 ) -> Seq2SeqTrainer:  # fmt: skip
-    """The Trainer of a job, as in lesson 03 but for what measures it."""
-    rows = load_from_disk(job.reviews)["train"].select_columns(["input_ids", "labels"])
-    # Repeated until one epoch holds all steps: at the end of an epoch the batches would depend on the number of ranks.
-    needed = job.steps * job.micro_batch * job.accumulation * args.world_size
-    rows = rows.select(np.resize(np.arange(len(rows)), max(needed, len(rows))))
-    if job.tokens:
-        rows = rows.with_transform(lambda some: some | {"input_ids": [ids[: job.tokens] for ids in some["input_ids"]]})
-    offloads = job.deepspeed and "offload_optimizer" in Path(job.deepspeed).read_text()
+    """The Trainer, as in lesson 03 but for what measures it."""
+    settings, configuration = training.settings, training.deepspeed_settings
+    most, words = settings.max_length, label_ids(tokenizer)
+
+    def cut(rows: dict) -> dict:  # the end token stays
+        return rows | {"input_ids": [[*ids[: most - 1], ids[-1]][: len(ids)] for ids in rows["input_ids"]]}
+
+    rows = data.select_columns(["input_ids", "labels"])
+    offloads = "offload_optimizer" in configuration.get("zero_optimization", {})
     cpu_adam = built_cpu_adam() if offloads else None
+    if "optimizer" in configuration:
+        process.show("DeepSpeed compiles the optimizer of its file first: two minutes, once, with a C++ compiler")
     trainer = Seq2SeqTrainer(
-        model, args, train_dataset=rows, data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, model=model),
-        compute_loss_func=label_token_loss, callbacks=[step_meter],
+        model, args, train_dataset=in_order(rows["train"], args.max_steps * settings.batch_size, settings.seed)
+        .with_transform(cut), eval_dataset=rows["validation"].with_transform(cut) if training.record else None,
+        data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, model=model), compute_loss_func=label_token_loss,
+        compute_metrics=label_accuracy(words) if training.record else None,
+        preprocess_logits_for_metrics=first_step_logits(words),
+        callbacks=[meter] if training.deepspeed else [meter, keep_checkpoints()],
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     if cpu_adam:
@@ -116,101 +164,87 @@ def _trainer(
     return trainer
 
 
-def shrink_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Save the saved weights anew, with their tokenizer: DeepSpeed stores T5's tied embedding several times."""
-    model = transformers.T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def save_best(training: Training, trainer: Seq2SeqTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Save the model of the best checkpoint (the last weights where none was evaluated), and how it is asked.
+
+    It is loaded and saved once more: DeepSpeed stores T5's tied embedding several times.
+    """
+    source = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.best_global_step}"
+    if not trainer.state.best_global_step:
+        trainer.save_model(str(source))  # gathers the shards of all ranks
+    unset_hf_deepspeed_config()  # else from_pretrained would shard what it loads
+    if trainer.args.process_index == 0:
+        model = transformers.T5ForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+        save_model(model, tokenizer, training.folder, trainer.state.log_history)
+        save_usage(training.folder, training.settings)
+    trainer.accelerator.wait_for_everyone()
 
 
-def score_share(job: TrainingJob, args: Seq2SeqTrainingArguments) -> dict:
-    """Label scores of this rank's share of the test reviews by the saved model, and reviews per second."""
-    settings = replace(job.settings, model=job.folder, model_revision=None)
-    texts = load_from_disk(job.reviews)["test"]["text"][args.process_index :: args.world_size]
-    model, tokenizer = load_model(settings).to(args.device), load_tokenizer(settings)
-    scores, speed = score_labels(model, tokenizer, texts, prompt=settings.prompt, max_length=settings.max_length)
-    return {"scores": scores.round(6).tolist(), "predict_reviews_per_second": speed * args.world_size}
+def score(training: Training, args: Seq2SeqTrainingArguments, texts: list[str]) -> dict:
+    """The saved model's label scores of the texts, scored by all ranks together, and reviews per second."""
+    saved, ranks = replace(training.settings, model=str(training.folder), model_revision=None), args.world_size
+    model, tokenizer = load_model(saved).to(args.device), load_tokenizer(saved)
+    share = texts[args.process_index :: ranks]
+    own, speed = score_labels(model, tokenizer, share, prompt=saved.prompt, max_length=saved.max_length)
+    scores = np.zeros((len(texts), 2))
+    for rank, part in enumerate(gather_object([own])):
+        scores[rank::ranks] = part
+    return {"scores": scores.round(6).tolist(), "predict_reviews_per_second": speed * ranks}
 
 
-def join_process_group(name: str) -> None:
-    """Join the ranks in a process group of this ``name``: the launcher's store still holds the keys of the last one."""
-    environment = os.environ
-    if int(environment.get("WORLD_SIZE", 1)) > 1:
-        store = torch.distributed.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)
-        torch.distributed.init_process_group(
-            "nccl" if torch.cuda.is_available() else "gloo", store=torch.distributed.PrefixStore(name, store),
-            rank=int(environment["RANK"]), world_size=int(environment["WORLD_SIZE"]),
-        )  # fmt: skip
+def record(training: Training, measured: dict) -> None:
+    """Add the training's row to the run's results, and tell the accuracy."""
+    from finetuning.metrics import measure
+
+    scores, workspace = np.array(measured["scores"]), training.workspace
+    truth = load_from_disk(workspace.data / "reviews")["test"]["label"]
+    kept = {field.name: measured[field.name] for field in fields(ResultRow) if field.name in measured}
+    stage = stage_of(training.deepspeed_settings) if training.deepspeed else None
+    row = measure("05", training.name, scores.argmax(axis=1), truth, stage=stage, **kept)
+    workspace.add_rows(row)
+    workspace.keep_scores(training.name, test=scores)
+    interval = f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}"
+    process.show(f"accuracy {row.accuracy:.3f} (95 % interval {interval}) on {row.n_test:,} test reviews")
+    process.show(f"the model is in {training.folder}")
 
 
-def end_with_launcher() -> None:
-    """End this process with the one that launched it: then standard input, a pipe that it holds, comes to its end."""
+def run(training: Training) -> None:
+    """One training whose answer is kept on disk: once there, there is nothing left to do.
 
-    def wait() -> None:
-        while os.read(0, 1):
-            pass
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def run(job: TrainingJob) -> int:
-    """One training; what it measured, or its error, goes to its folder. Returns the exit code."""
-    rank = int(os.environ.get("RANK", 0))
-    folder = Path(job.folder)
-    try:
-        measured = train(job)
-    except BaseException as error:
-        traceback.print_exc()
-        last = traceback.format_exc().strip().splitlines()[-12:]
-        failed = {"rank": rank, "when": time.time(), "type": type(error).__name__, "message": str(error), "last": last}
-        write_atomically(folder / f"rank{rank}.error.json", json.dumps(failed))
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(1)  # a rank that waits for the others in an exit handler would hide this error
-    write_atomically(folder / f"rank{rank}.json", json.dumps(measured))
-    return 0
+    Raises CourseError when the folder holds a training that was another.
+    """
+    folder, noted, wanted = training.folder, training.folder / "training.json", training.identity()
+    before = json.loads(noted.read_text()) if training.resumes and noted.exists() else wanted
+    for key, value in wanted.items():
+        if before.get(key) != value:
+            what = f"{key} {before.get(key)!r}, not {value!r}"
+            raise CourseError(f"{folder} holds a training with {what}; name this one anew, or start over (FRESH=1).")
+    if training.resumes and (folder / "rank0.json").exists():
+        process.show(f"{training.name} was trained to its end before; FRESH=1 (--fresh) starts it over")
+    else:
+        if process.RANK == 0:
+            write_atomically(noted, json.dumps(wanted))
+        measured = train(training)
+        if training.save and training.record and process.RANK == 0:
+            record(training, measured)
+        write_atomically(folder / f"rank{process.RANK}.json", json.dumps(measured))
+    if training.save and process.RANK == 0:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line: one JSON file. The ``deepspeed`` launcher adds ``--local_rank``; the environment says the same."""
+def main(words: list[str] | None = None) -> int:
+    """Command line: one YAML file. The ``deepspeed`` launcher adds ``--local_rank``; the environment says the same."""
     parser = argparse.ArgumentParser("python -m finetuning.distributed.train", description="One rank of a training.")
-    parser.add_argument("config", help="JSON file with a training, or a list of them")
+    parser.add_argument("config", help="YAML file with a training, or a list of them")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    jobs = read_jobs(Path(given.config))
-    rank = int(os.environ.get("RANK", 0))
-    log = Path(jobs[0].log).with_suffix(f".rank{rank}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    meter.stream = os.dup(1)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(file, 1), os.dup2(file, 2)
-    watched = os.environ.get("FINETUNING_WATCHED") == "1"
-    if watched:
-        end_with_launcher()
-    if len(jobs) == 1:
-        return run(jobs[0])
-    # Several small trainings, as the lesson compares them: each in a child of its own, so that none inherits the state
-    # of another, and the imports are paid once.
-    import_deepspeed()
-    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  (every engine imports it; it takes two seconds)
-
-    for i, job in enumerate(jobs):
-        child = os.fork()
-        if child == 0:
-            if watched:
-                end_with_launcher()
-            join_process_group(f"training {i}")
-            os._exit(run(job))
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
-            meter.show(f"rank {rank} of {job.name} was killed by signal {os.WTERMSIG(status)}")
-        if status:
-            return 1
-    return 0
+    try:
+        trainings = read_trainings(parser.parse_args(words).config)
+        process.write_to(trainings[0].log)
+    except CourseError as error:
+        process.last_words(error)
+        return 1
+    return process.run(trainings, run)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except CourseError as error:
-        sys.exit(str(error))
+    sys.exit(main())

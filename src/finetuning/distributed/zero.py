@@ -1,6 +1,7 @@
 """Lesson 04: DeepSpeed imported without a compiler, its configurations, and its Adam for the CPU."""
 
 import contextlib
+import difflib
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from finetuning.errors import CourseError
 from finetuning.profiles import ASSETS
 
 CONFIGURATIONS = ASSETS / "deepspeed"
+KEYS = (CONFIGURATIONS / "keys.txt").read_text(encoding="utf-8").split()  # at the top of a configuration
 
 
 def import_deepspeed() -> ModuleType:
@@ -46,17 +48,29 @@ def configuration(name: str) -> dict:
     return json.loads(configuration_file(name).read_text())
 
 
-def check_configuration(path: Path) -> None:
-    """Raise CourseError where DeepSpeed's JSON file cannot be read, or asks a stage for offload that it has not.
+def stage_of(settings: dict) -> int:
+    """The ZeRO stage of a configuration; without ``zero_optimization`` it is 0."""
+    return settings.get("zero_optimization", {}).get("stage", 0)
 
-    DeepSpeed passes over such an offload in silence, and the memory it should have saved is missed later.
+
+def check_configuration(path: Path) -> None:
+    """Raise CourseError where DeepSpeed's JSON file cannot be read, or asks for what DeepSpeed passes over in silence.
+
+    That is a key at its top that DeepSpeed does not know, and offload in a stage that has none.
     """
     try:
-        sharding = json.loads(path.read_text(encoding="utf-8"))["zero_optimization"]
-        stage = sharding["stage"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        sharding, stage = settings.get("zero_optimization", {}), stage_of(settings)
+        if stage not in range(4):
+            raise TypeError(f"its stage is {stage!r}")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         way = f"compare it with {CONFIGURATIONS / 'zero2.json'}."
-        raise CourseError(f"{path} is no DeepSpeed configuration that can be read ({error!r}); {way}") from error
+        raise CourseError(f"{path} is no DeepSpeed configuration that can be read ({error}); {way}") from error
+    for key in settings:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1)
+            way = f"did you mean {near[0]!r}?" if near else "take it out; DeepSpeed would pass over it in silence."
+            raise CourseError(f"{path}: DeepSpeed has no key {key!r}; {way}")
     for key, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
         if key in sharding and stage < lowest:
             way = f"take stage {lowest} or more, or leave the key out."
