@@ -62,7 +62,8 @@ def run(
     answers = []
     for training in trainings:
         files = [file for r in range(ranks) if (file := training.folder / f"rank{r}.json").exists()]
-        if not files or (code and len(files) < ranks):
+        failed = len(files) < ranks or any(training.folder.glob("rank*.error.json"))
+        if not files or (code and failed):
             raise CourseError(_failure(training, code, log, limit))
         answers.append([json.loads(file.read_text()) for file in files])
     return answers if several else answers[0]
