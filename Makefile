@@ -11,10 +11,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 BIN := $(VENV)/bin
 
-.PHONY: help setup run test quick soak lint latest lab bench figures slides learner readme clean
+.PHONY: help setup run train test quick soak lint latest lab bench device-check figures slides learner readme clean
 
 help:  ## this list, with how long each takes
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':[^#]*## *' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':[^#]*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # Installs anew only when the requirements change; a failed installation leaves no mark and is tried again.
 $(VENV)/installed: $(REQUIREMENTS) pyproject.toml
@@ -40,16 +40,20 @@ setup:  ## set up .venv (2-5 minutes, once; the other commands do it by themselv
 	  *) echo "$(VENV) is lent by another folder: nothing is installed into it";; esac
 
 # Names of files and columns may hold anything: they go through the environment, where neither make nor the shell reads them.
-unexport REVIEWS BASE_MODEL TEXT LABEL
+unexport REVIEWS BASE_MODEL TEXT LABEL CONFIG
 export GIVEN_REVIEWS := $(value REVIEWS)
 export GIVEN_BASE_MODEL := $(value BASE_MODEL)
 export GIVEN_TEXT := $(value TEXT)
 export GIVEN_LABEL := $(value LABEL)
+export GIVEN_CONFIG := $(value CONFIG)
 SOURCES := --profile="$(PROFILE)" --reviews="$$GIVEN_REVIEWS" --base-model="$$GIVEN_BASE_MODEL"
 
 run: setup  ## run the whole course headless (12 minutes on 2 cores, less where bfloat16 is fast; PROFILE= REVIEWS= TEXT= LABEL= RATING= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
 	@$(BIN)/python -m finetuning run $(SOURCES) --text="$$GIVEN_TEXT" --label="$$GIVEN_LABEL" --rating="$(RATING)" \
 	  $(if $(LIMIT),--limit "$(LIMIT)") $(if $(SEED),--seed "$(SEED)") $(if $(RUN),--name "$(RUN)") $(if $(LESSONS),--lessons "$(LESSONS)") $(if $(FRESH),--fresh)
+
+train: setup  ## one training from a file like src/finetuning/assets/launch/train.yaml (2 minutes or days; CONFIG= PROCESSES= FRESH=1)
+	@$(BIN)/python -m finetuning train $(if $(PROCESSES),--processes "$(PROCESSES)") $(if $(FRESH),--fresh) -- "$$GIVEN_CONFIG"
 
 # Two workers with a thread each share the files out; what measures the clock, the course itself above all, runs alone after them.
 PYTEST := python -m pytest --durations 10
@@ -82,6 +86,9 @@ latest:  ## make test on the newest version of every library, in build/latest (2
 
 bench: setup  ## measure the speed claims side by side, in runs/bench/ (25 minutes; PROFILE= REVIEWS= BASE_MODEL=)
 	@$(BIN)/python -m authoring bench $(SOURCES)
+
+device-check: setup  ## what this machine's GPUs make of the DeepSpeed lessons, for readers who have none (8 minutes; REVIEWS=)
+	@$(BIN)/python -m authoring device-check --reviews="$$GIVEN_REVIEWS"
 
 # With JupyterLab's defaults as a class needs them, from overrides.json in that folder: no question about news. A reader's own settings win.
 lab: setup  ## open JupyterLab on the lessons (10 seconds)

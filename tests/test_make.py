@@ -58,10 +58,23 @@ def test_the_environment_of_another_clone_is_not_taken_over(tmp_path):
     assert not (tmp_path / "venv" / "installed").exists()
 
 
+def test_a_trainings_file_may_have_any_name(tmp_path):
+    """What the command is given, where neither make nor the shell has read it."""
+    (tmp_path / "bin").mkdir()
+    fake_python(
+        tmp_path / "bin", f'case "$*" in *finetuning\\ train*) printf "%s|" "$@";; *) echo "{ROOT}/src/x";; esac'
+    )
+    name = "my $(files)/it's; `one` $HOME.yaml"
+    done = make("train", f"VENV={tmp_path}", f"CONFIG={name}", "PROCESSES=2", PYTHONPATH=str(ROOT / "src"))
+    assert done.stdout.splitlines()[-1].endswith(f"finetuning|train|--processes|2|--|{name}|")
+
+
 def test_help_lists_every_target():
     listed = make("help").stdout
     for target in (
-        line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if re.match(r"[a-z]+:.*  ## ", line)
+        line.split(":")[0]
+        for line in (ROOT / "Makefile").read_text().splitlines()
+        if re.match(r"[a-z-]+:.*  ## ", line)
     ):
         assert f"make {target}" in listed
     for line in listed.splitlines()[1:]:

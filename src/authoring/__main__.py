@@ -13,6 +13,7 @@ COMMANDS = {
     "slides": ("the lessons as slides, in build/slides/", "authoring.slides"),
     "learner": ("copies of the lessons for a class, in build/learner/ and build/instructor/", "authoring.classroom"),
     "bench": ("measure the speed claims side by side, in runs/bench/", "authoring.bench.bench"),
+    "device-check": ("the DeepSpeed lessons on this machine's GPUs, in eight minutes", "authoring.device_check"),
     "pretrain": ("pre-train pocket T5", "authoring.pocket.pretrain"),
     "minutes": ("write the minutes that the lessons announce", "authoring.minutes"),
     "raw-reviews": ("make lesson 01's raw reviews from Pocket Reviews' training split", "authoring.raw_reviews"),

@@ -122,11 +122,13 @@ def _train(given: argparse.Namespace) -> int:
 
     from finetuning.distributed import launch
     from finetuning.distributed.jobs import read_trainings
+    from finetuning.workspace import run_folder
 
     signal.signal(signal.SIGTERM, stop)
     for training in read_trainings(given.config):
         if given.fresh:
-            shutil.rmtree(training.own_files, ignore_errors=True)
+            own = run_folder(training.run_name)  # its run is removed whole where it is this training's alone
+            shutil.rmtree(own if own.name == training.name else own / "models" / training.name, ignore_errors=True)
         launch.run(training, ranks=given.processes or device_count() or 1, limit=math.inf)
     return 0
 

@@ -12,16 +12,17 @@ from typing import Any
 
 import yaml
 
-from finetuning.distributed.zero import check_configuration, configuration_file, stage_of
+from finetuning.distributed.zero import check_configuration, configuration, configuration_file, stage_of
 from finetuning.errors import CourseError
 from finetuning.profiles import ASSETS, PROFILES, Profile, choose
-from finetuning.workspace import Workspace, run_folder
+from finetuning.workspace import Workspace
 
 EXAMPLE = ASSETS / "launch" / "train.yaml"
 KINDS: dict[Any, str] = {  # of an option's value -> in words
     str: "a text", bool: "true or false", int: "a whole number from 0 up", float: "a number from 0 up",
     str | dict: "a text or keys and values",
 }  # fmt: skip
+LESSONS_OWN = "majority|tfidf|as_shipped|from_scratch|trainer(_short)?|deepspeed_.*|lora.*"  # names of rows and models
 # The result does not hang on these: how the work is cut up, and what is kept of it.
 FREE = ("name", "run", "micro_batch", "checkpointing", "deepspeed", "save_steps", "save", "record", "die_at")
 
@@ -59,20 +60,15 @@ class Training:
     die_at: int = 0  # kill every process before this step, to practise going on
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.-]{0,99}", self.name) or self.name == "trainer":
-            raise CourseError(
-                f"name is made of letters, digits, '.', '_' and '-', and not 'trainer', not {self.name!r}."
-            )
+        if not re.fullmatch(r"\w[\w.-]{0,99}", self.name) or (self.record and re.fullmatch(LESSONS_OWN, self.name)):
+            made = "made of letters, digits, '.', '_' and '-', and none of the lessons' own, as 'trainer'"
+            raise CourseError(f"name is {made}; {self.name!r} is not possible.")
         if self.epochs and self.steps:
             raise CourseError(f"Give epochs ({self.epochs:g}) or steps ({self.steps}), not both.")
         if self.max_length > (most := self.chosen.max_length):
             raise CourseError(f"max_length: the profile {self.profile!r} reads {most} tokens at most.")
         if self.deepspeed:
-            check_configuration(self.configuration)
-            sharding = self.deepspeed_settings.get("zero_optimization", {})
-            key = "stage3_gather_16bit_weights_on_model_save"
-            if self.save and sharding.get("stage") == 3 and not sharding.get(key):
-                raise CourseError(f"{self.configuration}: without {key}: true stage 3 saves no model; add it.")
+            check_configuration(configuration_file(self.deepspeed))
 
     @cached_property
     def chosen(self) -> Profile:
@@ -97,12 +93,6 @@ class Training:
         return Workspace(self.run_name, self.chosen)
 
     @property
-    def own_files(self) -> Path:
-        """What to remove to start over: the whole run, where it is this training's alone."""
-        run = run_folder(self.run_name)
-        return run if self.run_name == self.name else run / "models" / self.name
-
-    @property
     def folder(self) -> Path:
         """For the model, the checkpoints, and what each rank measured."""
         return self.workspace.models / self.name
@@ -112,14 +102,9 @@ class Training:
         return self.workspace.logs / f"{self.name}.log"
 
     @property
-    def configuration(self) -> Path:
-        """DeepSpeed's JSON file."""
-        return Path(self.deepspeed) if self.deepspeed.endswith(".json") else configuration_file(self.deepspeed)
-
-    @property
     def deepspeed_settings(self) -> dict:
         """What DeepSpeed's JSON file says; {} for the plain Trainer."""
-        return json.loads(self.configuration.read_text(encoding="utf-8")) if self.deepspeed else {}
+        return configuration(self.deepspeed) if self.deepspeed else {}
 
     @property
     def resumes(self) -> bool:
@@ -148,12 +133,11 @@ class Training:
 def training_job(workspace: Workspace, name: str, **options: Any) -> Training:
     """A training of a lesson, on the run's prepared reviews; without checkpoints, model or row unless asked for."""
     settings, usual = workspace.settings, PROFILES[workspace.settings.name]
-    own: dict[str, Any] = {
-        "base_model": settings.model if settings.model != usual.model else "",
-        "reviews": settings.reviews if settings.reviews != usual.reviews else "",
-    }
-    own |= {"run": workspace.name, "profile": settings.name, "limit": settings.limit, "seed": settings.seed}
-    return Training(name, **{"save": False, "record": False} | own | settings.columns._asdict() | options)
+    own: dict[str, Any] = {"run": workspace.name, "profile": settings.name, "limit": settings.limit}
+    own |= {"seed": settings.seed, "save": False, "record": False, **settings.columns._asdict()}
+    own |= {"base_model": settings.model} if settings.model != usual.model else {}
+    own |= {"reviews": settings.reviews} if settings.reviews != usual.reviews else {}
+    return Training(name, **own | options)
 
 
 def trainings_as_yaml(trainings: list[Training]) -> str:

@@ -136,8 +136,7 @@ def t5_shape(model: str | Path | dict) -> T5Config:
 def _configuration(model: str) -> Any:
     """What the config.json of a folder or of a model of the Hub says, or a JSON file."""
     place = Path(model).expanduser()
-    file = place if place.suffix == ".json" else place / "config.json"
-    if file.is_file():
+    if (file := place if place.suffix == ".json" else place / "config.json").is_file():
         return json.loads(file.read_text(encoding="utf-8"))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or place.exists():
         known = ", ".join(Path(name).name for name in FAMILY)

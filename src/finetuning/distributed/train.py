@@ -29,7 +29,7 @@ from finetuning.distributed.jobs import Training, read_trainings
 from finetuning.distributed.memory import innermost
 from finetuning.distributed.meter import StepMeter
 from finetuning.distributed.planner import t5_shape
-from finetuning.distributed.zero import built_cpu_adam, import_deepspeed, stage_of
+from finetuning.distributed.zero import built_cpu_adam, configuration_file, import_deepspeed, stage_of
 from finetuning.errors import CourseError
 from finetuning.files import content_digest, find_damage, write_atomically
 from finetuning.labels import label_ids, score_labels
@@ -58,7 +58,7 @@ def arguments(training: Training, ranks: int, reviews: int) -> Seq2SeqTrainingAr
         per_device_train_batch_size=micro_batch, gradient_accumulation_steps=accumulation,
         train_sampling_strategy="sequential",  # in_order has shuffled: the same steps whatever the number of ranks
         bf16=training.bf16, activation_checkpointing=training.checkpointing,
-        deepspeed=str(training.configuration) if training.deepspeed else None,
+        deepspeed=str(configuration_file(training.deepspeed)) if training.deepspeed else None,
         save_strategy="steps" if training.resumes else "no", save_steps=training.save_steps or an_epoch,
         eval_strategy="steps" if training.record else "no", eval_steps=training.save_steps or an_epoch,
         metric_for_best_model="accuracy", save_total_limit=2,  # the best and the last
@@ -218,7 +218,7 @@ def run(training: Training) -> None:
     for key, value in wanted.items():
         if before.get(key) != value:
             what = f"{key} {before.get(key)!r}, not {value!r}"
-            raise CourseError(f"{folder} holds a training with {what}; name this one anew, or start over (FRESH=1).")
+            raise CourseError(f"{folder} holds a training with {what}; give this one another name, or FRESH=1.")
     if training.resumes and (folder / "rank0.json").exists():
         process.show(f"{training.name} was trained to its end before; FRESH=1 (--fresh) starts it over")
     else:

@@ -35,17 +35,17 @@ def import_deepspeed() -> ModuleType:
 
 
 def configuration_file(name: str) -> Path:
-    """The file of one of the course's DeepSpeed configurations, as ``zero2_offload``; CourseError for another name."""
-    path = CONFIGURATIONS / f"{name}.json"
-    if not path.exists():
+    """A JSON file, or that of one of the course's DeepSpeed configurations, as ``zero2_offload``; else CourseError."""
+    path = Path(name) if name.endswith(".json") else CONFIGURATIONS / f"{name}.json"
+    if not name.endswith(".json") and not path.exists():
         names = ", ".join(sorted(file.stem for file in CONFIGURATIONS.glob("*.json")))
         raise CourseError(f"There is no DeepSpeed configuration {name!r}; choose one of {names}.")
     return path
 
 
 def configuration(name: str) -> dict:
-    """One of the course's DeepSpeed configurations as a dict; the Trainer fills in its arguments for ``auto``."""
-    return json.loads(configuration_file(name).read_text())
+    """What a ``configuration_file`` says, as a dict; the Trainer fills in its arguments for ``auto``."""
+    return json.loads(configuration_file(name).read_text(encoding="utf-8"))
 
 
 def stage_of(settings: dict) -> int:
@@ -71,6 +71,9 @@ def check_configuration(path: Path) -> None:
             near = difflib.get_close_matches(key, KEYS, n=1)
             way = f"did you mean {near[0]!r}?" if near else "take it out; DeepSpeed would pass over it in silence."
             raise CourseError(f"{path}: DeepSpeed has no key {key!r}; {way}")
+    key = "stage3_gather_16bit_weights_on_model_save"
+    if stage == 3 and not sharding.get(key):
+        raise CourseError(f"{path}: stage 3 saves no weights without {key}: true; add it to zero_optimization.")
     for key, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
         if key in sharding and stage < lowest:
             way = f"take stage {lowest} or more, or leave the key out."
