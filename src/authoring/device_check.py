@@ -44,8 +44,7 @@ def strategies(workspace: Workspace, gpus: int, left: Callable[[str], float]) ->
         for name in ("plain", "zero0", "zero1", "zero2", "zero3") if gpus else ("plain", "zero2"):
             deepspeed = "" if name == "plain" else name
             training = training_job(workspace, f"{name}{'_bf16' * bf16}", deepspeed=deepspeed, bf16=bf16, **size)
-            launcher = "python" if ranks == 1 and not deepspeed else "torchrun"
-            answer = launch.run(training, ranks=ranks, launcher=launcher, limit=left("strategies"))[0]
+            answer = launch.run(training, ranks=ranks, limit=left("strategies"))[0]
             apart = np.abs(np.subtract(answer["losses"], measured.get("plain", answer)["losses"])).max()
             measured[training.name] = {**{key: answer[key] for key in (*MEASURED, "losses")}, "apart": float(apart)}
     return measured
@@ -74,7 +73,7 @@ def largest(workspace: Workspace, gpus: int, left: Callable[[str], float]) -> di
             row: dict[str, Any] = {"planned_bytes": sum(planned.values())}
             measured[f"{strategy} {Path(name).name}"] = row
             try:
-                answer = launch.run(training, ranks=1, launcher="torchrun", limit=left("largest"))[0]
+                answer = launch.run(training, ranks=1, limit=left("largest"))[0]
             except CourseError as error:
                 row["failed"] = first_line(error)
                 break
@@ -101,16 +100,13 @@ def table(found: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Read the command line, run the parts, keep what each measured at once."""
-    parser = argparse.ArgumentParser(
-        prog="python -m authoring device-check", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = argparse.ArgumentParser("python -m authoring device-check", description=__doc__)
     parser.add_argument("--reviews", default="", help="other reviews than the shipped ones: a file or a folder")
     began, gpus = time.monotonic(), device_count()
     settings = choose(reviews=parser.parse_args(arguments).reviews, limit=2000)
     workspace = Workspace("device_check", settings)
     place = ASSETS / "device_check.json" if gpus else workspace.path / "device_check.json"
-    found: dict[str, Any] = {"machine": this_machine(), "versions": versions(), "gpus": gpus}
-    found["reviews"] = describe(settings.reviews)
+    found: dict[str, Any] = {"machine": this_machine(), "versions": versions(), "reviews": describe(settings.reviews)}
 
     def left(part: str) -> float:
         return max(1, ENDS[part] + began - time.monotonic())
