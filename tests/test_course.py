@@ -7,11 +7,15 @@ from dataclasses import fields
 import nbformat
 import pytest
 from conftest import IMDB, NOTEBOOKS, finetuning, needs_imdb
+from datasets import load_from_disk
 from processes import SPEED_OF_LESSON_03, course_without, said, small_course, start
 
 from finetuning.course.runner import run_course
+from finetuning.data import prepare
 from finetuning.distributed.memory import COMPONENTS
 from finetuning.errors import CourseError
+from finetuning.models import load_tokenizer
+from finetuning.profiles import choose
 from finetuning.results import ResultRow
 from finetuning.workspace import LESSONS
 
@@ -83,6 +87,13 @@ def test_sharding_costs_memory_and_no_accuracy(rows):
     for method, row in rows.items():
         if method.startswith("deepspeed"):
             assert plain["accuracy_low"] <= row["accuracy"] <= plain["accuracy_high"], method
+
+
+def test_reviews_prepared_in_one_go_are_those_of_lesson_01(pocket_run):
+    settings = choose()
+    made = prepare(settings, load_tokenizer(settings))
+    left = load_from_disk(pocket_run[1] / "data" / "reviews")
+    assert {name: split.to_dict() for name, split in made.items()} == {name: left[name].to_dict() for name in left}
 
 
 def test_notebooks_show_what_results_json_holds(pocket_run, rows):

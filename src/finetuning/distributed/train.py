@@ -148,7 +148,7 @@ def make_trainer(
     rows = data.select_columns(["input_ids", "labels"])
     offloads = "offload_optimizer" in configuration.get("zero_optimization", {})
     cpu_adam = built_cpu_adam() if offloads else None
-    if "optimizer" in configuration:
+    if "torch_adam" not in str(configuration.get("optimizer", "torch_adam")):
         process.show("DeepSpeed compiles the optimizer of its file first: two minutes, once, with a C++ compiler")
     trainer = Seq2SeqTrainer(
         model, args, train_dataset=in_order(rows["train"], args.max_steps * settings.batch_size, settings.seed)
