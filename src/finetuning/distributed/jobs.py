@@ -29,10 +29,7 @@ FREE = ("name", "run", "micro_batch", "checkpointing", "deepspeed", "save_steps"
 
 @dataclass(frozen=True)
 class Training:
-    """One training, the same on any number of processes: the options of its file.
-
-    0 and "" stand for what the profile says. Raises CourseError for values that do not go together.
-    """
+    """The options of a training's file; 0 and "": as the profile. Raises CourseError where they do not go together."""
 
     name: str
     run: str = ""

@@ -17,10 +17,7 @@ COUNT_AT = 2  # optimizer steps before bytes and seconds are taken: the first on
 
 
 class StepMeter(TrainerCallback):
-    """A Trainer callback: seconds per step, bytes held between micro-batches, bytes sent; rank 0 prints progress.
-
-    The Trainer's log gets the seconds of training so far, with those before an interruption.
-    """
+    """A Trainer callback: seconds per step, bytes held between micro-batches, bytes sent; rank 0 prints progress."""
 
     def __init__(self, training: Training) -> None:
         self.training, self.printed = training, 0.0
@@ -67,7 +64,7 @@ class StepMeter(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         logged = state.log_history[-1]
-        logged["seconds"] = time.perf_counter() - self.start
+        logged["seconds"] = time.perf_counter() - self.start  # with those before an interruption
         done = state.global_step == state.max_steps
         if "loss" in logged and (done or time.monotonic() - self.printed > 3):
             self.printed = time.monotonic()

@@ -40,11 +40,8 @@ def write_to(log: Path) -> None:
 
 
 def end_with_launcher() -> None:
-    """End this process when the one that launched it is gone: else a training started again would meet the old one.
-
-    Then it has another parent, or standard input, a pipe that ``launch.run`` holds, comes to its end.
-    """
-    parent = os.getppid()
+    """End this process when the one that launched it is gone: else a training started again would meet the old one."""
+    parent = os.getppid()  # another one then; or standard input, a pipe that ``launch.run`` holds, comes to its end
 
     def wait() -> None:
         while os.getppid() == parent:

@@ -110,10 +110,7 @@ def train(training: Training) -> dict:
 
 
 def prepared_reviews(training: Training, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
-    """The run's prepared reviews, as lesson 01 leaves them; the first rank to come makes them where they are not.
-
-    Those that were made here from a file that is another now are made anew.
-    """
+    """The run's reviews as lesson 01 prepares them; the first rank to come makes them, and anew from another file."""
     folder, chosen = training.workspace.data / "reviews", training.chosen
     source, wanted = folder.with_suffix(".source"), f"{chosen}\n{content_digest(chosen.reviews, '**/*')}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -123,8 +120,8 @@ def prepared_reviews(training: Training, tokenizer: PreTrainedTokenizerBase) -> 
 
             save_splits(prepare(chosen, tokenizer), folder)
             write_atomically(source, wanted)
-    for line in said.getvalue().splitlines():
-        process.show(line, process.RANK)
+    if told := said.getvalue().strip():  # the columns, and how ratings became labels
+        process.show(told.replace("\n", "; "), process.RANK)
     return load_from_disk(folder)
 
 
@@ -183,8 +180,7 @@ def save_best(training: Training, trainer: Seq2SeqTrainer, tokenizer: PreTrained
 def score(training: Training, args: Seq2SeqTrainingArguments, texts: list[str]) -> dict:
     """The saved model's label scores of the texts, scored by all ranks together, and reviews per second."""
     saved, ranks = replace(training.settings, model=str(training.folder), model_revision=None), args.world_size
-    model, tokenizer = load_model(saved).to(args.device), load_tokenizer(saved)
-    share = texts[args.process_index :: ranks]
+    model, tokenizer, share = load_model(saved).to(args.device), load_tokenizer(saved), texts[args.process_index :: ranks]
     own, speed = score_labels(model, tokenizer, share, prompt=saved.prompt, max_length=saved.max_length)
     scores = np.zeros((len(texts), 2))
     for rank, part in enumerate(gather_object([own])):
@@ -203,9 +199,8 @@ def record(training: Training, measured: dict) -> None:
     row = measure("05", training.name, scores.argmax(axis=1), truth, stage=stage, **kept)
     workspace.add_rows(row)
     workspace.keep_scores(training.name, test=scores)
-    interval = f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}"
-    process.show(f"accuracy {row.accuracy:.3f} (95 % interval {interval}) on {row.n_test:,} test reviews")
-    process.show(f"the model is in {training.folder}")
+    interval = f"95 % interval {row.accuracy_low:.3f} to {row.accuracy_high:.3f}"
+    process.show(f"accuracy {row.accuracy:.3f} ({interval}) on {row.n_test:,} test reviews; model in {training.folder}")
 
 
 def run(training: Training) -> None:
