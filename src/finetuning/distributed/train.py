@@ -180,7 +180,8 @@ def save_best(training: Training, trainer: Seq2SeqTrainer, tokenizer: PreTrained
 def score(training: Training, args: Seq2SeqTrainingArguments, texts: list[str]) -> dict:
     """The saved model's label scores of the texts, scored by all ranks together, and reviews per second."""
     saved, ranks = replace(training.settings, model=str(training.folder), model_revision=None), args.world_size
-    model, tokenizer, share = load_model(saved).to(args.device), load_tokenizer(saved), texts[args.process_index :: ranks]
+    model, tokenizer = load_model(saved).to(args.device), load_tokenizer(saved)
+    share = texts[args.process_index :: ranks]
     own, speed = score_labels(model, tokenizer, share, prompt=saved.prompt, max_length=saved.max_length)
     scores = np.zeros((len(texts), 2))
     for rank, part in enumerate(gather_object([own])):
