@@ -126,11 +126,12 @@ def test_saved_models_are_ordinary_ones_and_predict_the_same(trained, workspace)
 
 @trains
 @pytest.mark.alone  # the system counts what all programs send
-def test_traffic_is_that_of_theory(tmp_path_factory):
+def test_traffic_is_that_of_theory(tmp_path, monkeypatch):
     """On the shipped model, where the weights outweigh what the processes say to each other besides."""
     from finetuning.profiles import POCKET_T5
 
-    mine = make_workspace(POCKET_T5, tmp_path_factory.mktemp("traffic"))
+    mine = make_workspace(POCKET_T5, tmp_path)
+    monkeypatch.setenv("FINETUNING_RUNS", str(tmp_path))
     cases = [(s, a) for s in range(4) for a in (1, 2)]
     several = [jobs.training_job(mine, f"t{s}{a}", deepspeed=f"zero{s}", steps=5, micro_batch=8 // a) for s, a in cases]
     for (s, a), answers in zip(cases, launch.run(several), strict=True):
