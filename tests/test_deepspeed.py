@@ -237,7 +237,7 @@ def test_killed_trainings_go_on_with_the_same_losses(killed, trained):
 
 @trains
 def test_killed_trainings_go_on_on_one_rank_from_a_universal_checkpoint(killed, trained):
-    with pytest.raises(CourseError, match="another number of ranks; make a universal one"):
+    with pytest.raises(CourseError, match="another number of ranks; start as many as before, or make a universal one"):
         launch.run(copied(killed[1], "_wrong"), ranks=1)
     universal = [launch.universal_checkpoint(copied(one, "_alone")) for one in killed]
     for answers in launch.run(universal, ranks=1):
