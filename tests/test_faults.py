@@ -267,7 +267,7 @@ def _(world):
     launch.run(jobs.training_job(world.workspace, "x", steps=3), launcher="deepspeed")
 
 
-@fault("launch: a rank dies", "stopped, .*The way out")
+@fault("launch: a rank dies", "stopped, a rank was killed .*The way out: it ran out of memory or was killed")
 def _(world):
     launch.run(jobs.training_job(world.workspace, "dies", steps=3, die_at=1), ranks=1, launcher="python")
 

@@ -224,10 +224,10 @@ def _failure(training: Training, code: int, log: Path, limit: float) -> str:
         message = first["message"].strip().partition("\n")[0]
         who, lines = f"rank {first['rank']} failed: {first['type']}: {message}", first["last"]
     else:
-        killed = re.search(r"signal 9|SIGKILL|exitcode: -9", output, re.IGNORECASE)
-        who = "a rank was killed" if killed else "the launcher failed"
+        killed = code == 9 or re.search(r"signal 9|SIGKILL|exitcode: -9", output, re.IGNORECASE)
+        who = "a rank was killed (signal 9)" if killed else "the launcher failed"
         lines = [line for line in output.splitlines() if line.strip()][-8:]
-    text = "\n".join(lines) + (output if not errors else who)
+    text = "\n".join([*lines, who, "" if errors else output])
     way = way_out(text, "training") or f"the whole output is in {log}"
     shown = "\n  ".join(lines[-6:])
     return f"The training {training.name!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"
