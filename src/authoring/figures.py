@@ -5,6 +5,7 @@ Own work, made of boxes and arrows; the padding figure computes its batches. The
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -62,16 +63,17 @@ def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color
 
 def roadmap(lesson: str) -> Figure:
     """The lessons in a row, ``lesson`` lit."""
-    short = {"finetune_with_trainer": "fine-tune with\nthe Trainer", "scale_with_deepspeed": "scale with\nDeepSpeed"}
-    short |= {"evaluate_and_ship": "evaluate\nand ship"}
+    names = {"finetune": "fine-tune", "with_t": "with_the_t", "trainer": "Trainer", "deepspeed": "DeepSpeed", "lora": "LoRA"}
     fig, ax = _canvas(12, 1.35)
     step = 12 / len(LESSONS)
     for i, (number, name) in enumerate(name.split("_", 1) for name in LESSONS):
         colours = {"fill": BLUE, "edge": BLUE, "color": "white", "weight": "bold"} if LESSONS[i] == lesson else {}
-        words = short.get(name, name.replace("_", " "))
-        _box(ax, i * step + 0.1, 0.15, step - 0.4, 1.05, f"{number}\n{words}", size=12.5, **colours)
+        for written, read in names.items():
+            name = name.replace(written, read)
+        words = textwrap.fill(name.replace("_", " "), 11)
+        _box(ax, i * step + 0.13, 0.05, step - 0.33, 1.25, f"{number}\n{words}", size=12.5, **colours)
         if i:
-            _arrow(ax, (i * step - 0.28, 0.67), (i * step + 0.08, 0.67), GREY)
+            _arrow(ax, (i * step - 0.18, 0.67), (i * step + 0.12, 0.67), GREY)
     return fig
 
 
@@ -213,6 +215,49 @@ def zero_stages() -> Figure:
     return fig
 
 
+def mixed_precision() -> Figure:
+    """Autocast beside DeepSpeed's bf16: what is kept of each parameter, and why a step needs fp32 to arrive."""
+    fig, ax = _canvas(10, 5.5)
+    pale = {BLUE: "#DDEBF5", ORANGE: "#FBE3D6", GREEN: "#D9F0E8", PURPLE: "#F5E4EE"}
+    panels = (
+        ("autocast: the Trainer alone", "16 bytes per parameter, and 2 for the copies", "rounded for the arithmetic",
+         "weights in fp32: 4 bytes", "a copy in bf16: 2 bytes", "gradients in fp32: 4 bytes",
+         (("moments in fp32: 8 bytes", GREEN, 4.0),), "step"),
+        ("DeepSpeed's bf16", "16 bytes per parameter, 12 of them to shard in stage 1", "",
+         "weights in bf16: 2 bytes", "", "gradients in bf16: 2 bytes",
+         (("master, fp32: 4", PURPLE, 1.9), ("moments, fp32: 8", GREEN, 2.0)), "step, rounded"),
+    )  # fmt: skip
+    for left, (title, total, rounding, weights, copy, gradients, optimizer, step) in zip((0.2, 5.3), panels, strict=True):
+        ax.text(left, 5.15, title, fontsize=14, weight="bold", color=INK)
+        ax.text(left, 4.87, total, fontsize=12, color=GREY)
+        _box(ax, left, 4.2, 4.0, 0.5, weights, fill=pale[BLUE], edge=BLUE, size=12)
+        if copy:
+            _box(ax, left + 0.9, 3.35, 2.2, 0.45, copy, fill=pale[BLUE], edge=BLUE, size=12)
+            _arrow(ax, (left + 2.0, 4.2), (left + 2.0, 3.82))
+            ax.text(left + 2.1, 3.95, rounding, fontsize=11, color=GREY)
+        _arrow(ax, (left + 2.0, 3.35 if copy else 4.2), (left + 2.0, 2.62))
+        ax.text(left + 2.15, 2.95, "forward and\nbackward in bf16", fontsize=11, color=GREY, va="center")
+        _box(ax, left, 2.1, 4.0, 0.5, gradients, fill=pale[ORANGE], edge=ORANGE, size=12)
+        _arrow(ax, (left + 2.0, 2.1), (left + 2.0, 1.77))
+        at = left
+        for words, colour, width in optimizer:
+            _box(ax, at, 1.25, width, 0.5, words, fill=pale[colour], edge=colour, size=12)
+            at += width + 0.1
+        ax.plot([left + 4.0, left + 4.35, left + 4.35], [1.5, 1.5, 4.45], color=INK, linewidth=2)
+        _arrow(ax, (left + 4.35, 4.45), (left + 4.02, 4.45))
+        ax.text(left + 4.45, 3.0, step, fontsize=11, color=GREY, rotation=90, va="center")
+    eps, scale = 2**-7, 2.6  # from one bf16 number to the next, just above 1, and inches for it
+    ax.plot([3.4, 3.4 + 2.3 * scale], [0.5, 0.5], color=GREY, linewidth=1.5)
+    for i in range(3):
+        ax.plot([3.4 + i * scale] * 2, [0.38, 0.62], color=BLUE, linewidth=3)
+        ax.text(3.4 + i * scale, 0.12, f"{1 + i * eps:.4f}".rstrip("0").rstrip("."), fontsize=11, ha="center", color=INK)
+    _arrow(ax, (3.4, 0.5), (3.4 + scale * 0.002 / eps, 0.5), ORANGE)
+    ax.text(3.5, 0.68, "+ 0.002", fontsize=11, color=ORANGE)
+    ax.text(0.2, 0.55, "why fp32 must be there: bf16 above 1", fontsize=11.5, color=INK)
+    ax.text(0.2, 0.28, "has these numbers; a step of 0.002\nrounds back to 1", fontsize=11.5, color=INK, va="center")
+    return fig
+
+
 def _bar(x: float, y: float, width: float, colour: str, height: float = 0.2, edge: str = PAPER) -> Rectangle:
     from matplotlib.patches import Rectangle
 
@@ -230,7 +275,7 @@ def draw(folder: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Callable[[], Figure]] = {f"roadmap_{name[:2]}": partial(roadmap, name) for name in LESSONS}
     figures |= {"two_paths": two_paths, "text_to_text": text_to_text, "padding": padding}
-    figures |= {"optimizer_memory": optimizer_memory, "zero_stages": zero_stages}
+    figures |= {"optimizer_memory": optimizer_memory, "zero_stages": zero_stages, "mixed_precision": mixed_precision}
     paths = []
     for name, make in figures.items():
         fig = make()

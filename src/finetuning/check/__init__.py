@@ -9,7 +9,8 @@ from finetuning.check.guess import compare
 from finetuning.check.lesson01 import leaks, length_limit, padding_waste, star_words
 from finetuning.check.lesson02 import choose_prompt, decisive_word, interval, majority
 from finetuning.check.lesson03 import gains, mask_padding, pick_training, positive_probability
-from finetuning.check.lesson04 import accumulated_loss, lowest_stage, reshard, zero_bytes
+from finetuning.check.lesson04 import accumulated_loss, lowest_stage, zero_bytes
+from finetuning.check.lesson05 import bf16_copies, place, reshard, split_batch
 from finetuning.check.lesson07 import calibration_error, mcnemar, negation_slice, stream_answers
 from finetuning.check.quiz import quiz
 
@@ -17,7 +18,8 @@ EXERCISES = {
     "01": (leaks, star_words, length_limit, padding_waste),
     "02": (majority, interval, decisive_word, choose_prompt),
     "03": (mask_padding, positive_probability, pick_training, gains),
-    "04": (accumulated_loss, zero_bytes, reshard, lowest_stage),
+    "04": (accumulated_loss, zero_bytes, lowest_stage),
+    "05": (place, reshard, bf16_copies, split_batch),
     "07": (mcnemar, calibration_error, negation_slice, stream_answers),
 }
 

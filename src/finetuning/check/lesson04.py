@@ -1,7 +1,6 @@
-"""Lesson 04: the loss of a cut batch, bytes per rank, shards cut anew, the lowest stage that fits."""
+"""Lesson 04: the loss of a cut batch, bytes per rank, the lowest stage that fits."""
 
 import random
-from itertools import chain
 
 from finetuning.check.exercise import exercise
 
@@ -25,26 +24,6 @@ def _parts(parameters: float, stage: int, ranks: float, sizes: tuple = (2, 2, 12
 def zero_bytes(parameters: int, stage: int, ranks: int) -> float:
     """Bytes per rank of a bf16 training with Adam and an fp32 master copy."""
     return _parts(parameters, stage, ranks)
-
-
-def _cut(values: list, length: int, ranks: int) -> list[list]:
-    """The first ``length`` values in shards of equal size, filled up with zeros."""
-    size = -(-length // ranks)
-    padded = values[:length] + [0] * (size * ranks - len(values[:length]))
-    return [padded[i * size : (i + 1) * size] for i in range(ranks)]
-
-
-def _shards(draw: random.Random) -> tuple:
-    """Shards that hold real zeros too, also at the end."""
-    length = draw.randint(1, 12)
-    values = [draw.choice([0, 0, draw.randint(1, 9), draw.randint(10, 99)]) for _ in range(length)]
-    return _cut(values, length, draw.randint(1, 5)), length, draw.randint(1, 5)
-
-
-@exercise(_shards)
-def reshard(shards: list[list], length: int, ranks: int) -> list[list]:
-    """The flat buffer of ``length`` values cut anew into equal shards, padded with zeros."""
-    return _cut(list(chain(*shards)), length, ranks)
 
 
 def _memory(draw: random.Random) -> tuple:
