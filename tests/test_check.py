@@ -19,7 +19,8 @@ SERVED = {
     "01": [["leaks"], ["star_words"], ["length_limit"], ["padding_waste"]],
     "02": [["majority"], ["decisive_word"], ["choose_prompt"], ["interval"]],
     "03": [["mask_padding"], ["positive_probability"], ["pick_training"], ["pick_training"], ["gains"]],
-    "04": [["zero_bytes"], ["zero_bytes", "reshard"], ["accumulated_loss", "reshard"], ["lowest_stage"]],
+    "04": [["zero_bytes"], ["accumulated_loss"], ["zero_bytes"], ["lowest_stage"]],
+    "05": [["place"], ["reshard"], ["bf16_copies"], ["split_batch"]],
     "07": [["mcnemar"], ["calibration_error"], ["negation_slice"], ["stream_answers"]],
 }
 

@@ -87,8 +87,15 @@ def fine_tuned(run):
 def scaled(run):
     whole, third = (run.rows[method] for method in ("deepspeed_zero0", "deepspeed_zero3"))
     held = [sum(row["bytes_per_rank"][part] for part in COMPONENTS) for row in (whole, third)]
-    ranks, apart = third["world_size"], ("04-losses-compare", "04-crash-resume", "04-crash-universal")
-    return [held[0] / 2**20, whole["parameters"], 3, held[1] / held[0], ranks, ranks, *apart, 3, "04-cost-seconds"]
+    ranks, shared = third["world_size"], held[1] / held[0]
+    loss, curves, cost = "04-loss-halves", "04-losses-compare", "04-cost-seconds"
+    return [held[0] / 2**20, whole["parameters"], loss, 3, shared, ranks, ranks, curves, 3, cost]
+
+
+def on_a_cluster(run):
+    offload_apart = np.abs(run.scores("deepspeed_zero2_offload") - run.scores("deepspeed_zero2")).max()
+    apart = "05-launchers-run", "05-crash-resume", "05-crash-universal"
+    return [*apart, 3, "05-stage3-joined", offload_apart, 4, "05-again-measured"]
 
 
 def evaluated(run):
@@ -112,7 +119,7 @@ def evaluated(run):
     return [*told, *abstained, *weakness, len(truth), "07-ship-batch-compare", 3]
 
 
-EXPECTED = {"01": prepared, "02": baselines, "03": fine_tuned, "04": scaled, "07": evaluated}
+EXPECTED = {"01": prepared, "02": baselines, "03": fine_tuned, "04": scaled, "05": on_a_cluster, "07": evaluated}
 
 
 def agrees(number, expected, shown):

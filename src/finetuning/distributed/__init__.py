@@ -1,1 +1,1 @@
-"""Lesson 04: DeepSpeed's configurations, where the bytes lie, trainings of several processes, and a planner."""
+"""Lessons 04 and 05: DeepSpeed's configurations, where the bytes lie, trainings of several processes, and a planner."""

@@ -1,4 +1,4 @@
-"""Lesson 04: bytes of activations at the peak of a training step, by a formula over the model's shape and measured."""
+"""Lessons 04 and 05: bytes of activations at the peak of a training step, by a formula over the shape and measured."""
 
 import torch
 from torch import Tensor

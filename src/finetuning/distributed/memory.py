@@ -1,4 +1,4 @@
-"""Lesson 04: where the bytes of a training lie and how many are sent, in theory and counted."""
+"""Lessons 04 and 05: where the bytes of a training lie and how many are sent, in theory and counted."""
 
 from typing import Any
 
