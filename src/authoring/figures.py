@@ -63,7 +63,8 @@ def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color
 
 def roadmap(lesson: str) -> Figure:
     """The lessons in a row, ``lesson`` lit."""
-    names = {"finetune": "fine-tune", "with_t": "with_the_t", "trainer": "Trainer", "deepspeed": "DeepSpeed", "lora": "LoRA"}
+    names = {"finetune": "fine-tune", "with_t": "with_the_t", "trainer": "Trainer"}
+    names |= {"deepspeed": "DeepSpeed", "lora": "LoRA"}
     fig, ax = _canvas(12, 1.35)
     step = 12 / len(LESSONS)
     for i, (number, name) in enumerate(name.split("_", 1) for name in LESSONS):
@@ -227,7 +228,8 @@ def mixed_precision() -> Figure:
          "weights in bf16: 2 bytes", "", "gradients in bf16: 2 bytes",
          (("master, fp32: 4", PURPLE, 1.9), ("moments, fp32: 8", GREEN, 2.0)), "step, rounded"),
     )  # fmt: skip
-    for left, (title, total, rounding, weights, copy, gradients, optimizer, step) in zip((0.2, 5.3), panels, strict=True):
+    for left, panel in zip((0.2, 5.3), panels, strict=True):
+        title, total, rounding, weights, copy, gradients, optimizer, step = panel
         ax.text(left, 5.15, title, fontsize=14, weight="bold", color=INK)
         ax.text(left, 4.87, total, fontsize=12, color=GREY)
         _box(ax, left, 4.2, 4.0, 0.5, weights, fill=pale[BLUE], edge=BLUE, size=12)
@@ -250,7 +252,7 @@ def mixed_precision() -> Figure:
     ax.plot([3.4, 3.4 + 2.3 * scale], [0.5, 0.5], color=GREY, linewidth=1.5)
     for i in range(3):
         ax.plot([3.4 + i * scale] * 2, [0.38, 0.62], color=BLUE, linewidth=3)
-        ax.text(3.4 + i * scale, 0.12, f"{1 + i * eps:.4f}".rstrip("0").rstrip("."), fontsize=11, ha="center", color=INK)
+        ax.text(3.4 + i * scale, 0.12, ("1", "1.0078", "1.0156")[i], fontsize=11, ha="center", color=INK)
     _arrow(ax, (3.4, 0.5), (3.4 + scale * 0.002 / eps, 0.5), ORANGE)
     ax.text(3.5, 0.68, "+ 0.002", fontsize=11, color=ORANGE)
     ax.text(0.2, 0.55, "why fp32 must be there: bf16 above 1", fontsize=11.5, color=INK)
