@@ -116,6 +116,15 @@ def test_lesson_07_calls_better_only_what_is_and_compares_everything(pocket_run,
     assert "100.0% with the verdict of lesson 03" in shown["07-ship-batch-compare"]
 
 
+def test_lesson_05_ends_with_a_training_from_a_file(pocket_run):
+    """It tells its accuracy with the interval, and leaves a model that labels a file."""
+    folder = pocket_run[1]
+    shown = outputs(folder / "notebooks" / "05_train_on_a_cluster.ipynb")
+    row = json.loads((folder.with_name(f"{folder.name}-own") / "results.json").read_text())["rows"][0]
+    assert f"accuracy {row['accuracy']:.3f} (95 % interval {row['accuracy_low']:.3f}" in shown["05-own-start"]
+    assert re.search(r"^1,positive,.*\n2,negative,", shown["05-own-use"], re.MULTILINE)
+
+
 def test_lessons_keep_the_minutes_they_announce(pocket_run):
     for path in NOTEBOOKS:
         minutes = int(
