@@ -10,6 +10,7 @@ from finetuning.check.lesson01 import leaks, length_limit, padding_waste, star_w
 from finetuning.check.lesson02 import choose_prompt, decisive_word, interval, majority
 from finetuning.check.lesson03 import gains, mask_padding, pick_training, positive_probability
 from finetuning.check.lesson04 import accumulated_loss, lowest_stage, reshard, zero_bytes
+from finetuning.check.lesson06 import adapter_parameters, merge, parts_to_train
 from finetuning.check.lesson07 import calibration_error, mcnemar, negation_slice, stream_answers
 from finetuning.check.quiz import quiz
 
@@ -18,6 +19,7 @@ EXERCISES = {
     "02": (majority, interval, decisive_word, choose_prompt),
     "03": (mask_padding, positive_probability, pick_training, gains),
     "04": (accumulated_loss, zero_bytes, reshard, lowest_stage),
+    "06": (adapter_parameters, merge, parts_to_train),
     "07": (mcnemar, calibration_error, negation_slice, stream_answers),
 }
 
