@@ -1,4 +1,4 @@
-"""Lesson 06: low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) put into a T5, and read back from their file."""
+"""Lesson 06: low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) put into a T5, and read back from a file."""
 
 import warnings
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def trainable(model: PreTrainedModel | PeftModel) -> int:
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
-def decoder_vectors(model: T5ForConditionalGeneration, rows: Sequence[Sequence[int]], batch_size: int = 64) -> np.ndarray:
+def decoder_vectors(model: T5ForConditionalGeneration, rows: Sequence[Sequence[int]]) -> np.ndarray:
     """What the output layer gets to see: the decoder's last vector in the first step, an array (reviews, d_model).
 
     ``rows``: token ids of each review.
@@ -76,7 +76,7 @@ def decoder_vectors(model: T5ForConditionalGeneration, rows: Sequence[Sequence[i
     start = torch.tensor([[model.config.decoder_start_token_id]], device=model.device)
     model.eval()
     with torch.inference_mode():
-        for batch in length_sorted_batches([len(row) for row in rows], batch_size):
+        for batch in length_sorted_batches([len(row) for row in rows], 64):
             ids, mask = padded([rows[i] for i in batch], device=model.device)
             first = start.expand(len(batch), 1)
             answer = model(input_ids=ids, attention_mask=mask, decoder_input_ids=first, output_hidden_states=True)

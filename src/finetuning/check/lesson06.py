@@ -51,5 +51,5 @@ def _limit(draw: random.Random) -> tuple:
 
 @exercise(_limit)
 def parts_to_train(parts: list[int], memory: int) -> int | None:
-    """How many parts of a model can be trained in ``memory`` bytes, from the output on; None: it does not fit at all."""
+    """How many parts of a model can be trained in ``memory`` bytes, from the output on; None: none can even be held."""
     return _most(parts, memory)
