@@ -68,7 +68,7 @@ def spoil(folder, change):
         tensors[first] = torch.empty(0)
     elif change == "missing":
         del tensors[first]
-    save_file(tensors, folder / ADAPTER)
+    save_file({} if change == "no tensor" else tensors, folder / ADAPTER)
     if change == "cut short":
         (folder / ADAPTER).write_bytes((folder / ADAPTER).read_bytes()[:200])
     elif change == "gone":
@@ -80,6 +80,7 @@ def spoil(folder, change):
     [
         ("empty", r"1 of the \d+ tensors .* have the size zero.*gather them and save again"),
         ("missing", "lacks tensors or has others.*save the adapter again"),
+        ("no tensor", "lacks tensors or has others"),
         ("cut short", "There is no adapter that can be read"),
         ("gone", "There is no adapter that can be read"),
     ],

@@ -38,8 +38,8 @@ def add_lora(model: T5ForConditionalGeneration, rank: int, matrices: Sequence[st
 def load_adapter(settings: Profile, folder: Path) -> PeftModel:
     """The profile's model with the adapter that lies in ``folder``, every tensor of it.
 
-    Raises CourseError where there is none, where a tensor is empty (as ZeRO-3 leaves it when its shards were not
-    gathered: peft's issue 2892), and where the adapter belongs to another model. Used in lesson 06.
+    Raises CourseError where there is none, where tensors are missing or empty (as ZeRO-3 leaves them when its shards
+    were not gathered: peft's issue 2892, trl's 4416), and where the adapter belongs to another model.
     """
     file = folder / ADAPTER
     try:

@@ -122,7 +122,7 @@ def plot_by_labels(sizes: list[int], accuracies: dict[str, list[float]]) -> Figu
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.minorticks_off()
     ax.set(xlabel="labelled reviews", ylabel="accuracy on test reviews")
-    ax.legend()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 
 
