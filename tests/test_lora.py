@@ -11,7 +11,7 @@ from finetuning.distributed.memory import expected_bytes, held_bytes
 from finetuning.distributed.planner import adapter_parameters, plan, t5_shape
 from finetuning.errors import CourseError
 from finetuning.labels import score_labels
-from finetuning.lora import ADAPTER, add_lora, decoder_vectors, load_adapter, trainable
+from finetuning.lora import ADAPTER, add_lora, load_adapter, trainable
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import POCKET_T5, choose
 
@@ -106,14 +106,6 @@ def test_bytes_of_frozen_parameters_are_counted_as_in_theory(settings, batch):
     assert {part: held[part] for part in held if part != "buffers"} == expected_bytes(
         trainable(model), 0, 1, frozen=frozen
     )
-
-
-def test_decoder_vectors_are_what_the_output_layer_sees(settings, batch):
-    model = load_model(settings).eval()
-    rows = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
-    vectors = torch.tensor(decoder_vectors(model, rows))
-    scale = model.config.d_model**-0.5 if model.config.tie_word_embeddings else 1
-    assert torch.allclose(model.lm_head(vectors * scale), model(**batch).logits[:, 0], atol=1e-4)
 
 
 def test_the_planner_counts_adapters_as_peft_adds_them_and_finds_room():

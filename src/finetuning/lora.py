@@ -4,14 +4,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, T5ForConditionalGeneration
 
-from finetuning.batching import length_sorted_batches, padded
 from finetuning.errors import CourseError, first_line
 from finetuning.models import load_model
 from finetuning.profiles import Profile
@@ -65,20 +63,3 @@ def load_adapter(settings: Profile, folder: Path) -> PeftModel:
 def trainable(model: PreTrainedModel | PeftModel) -> int:
     """How many of the model's parameters a training changes."""
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-
-
-def decoder_vectors(model: T5ForConditionalGeneration, rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """What the output layer gets to see: the decoder's last vector in the first step, an array (reviews, d_model).
-
-    ``rows``: token ids of each review.
-    """
-    vectors = np.zeros((len(rows), model.config.d_model), dtype=np.float32)
-    start = torch.tensor([[model.config.decoder_start_token_id]], device=model.device)
-    model.eval()
-    with torch.inference_mode():
-        for batch in length_sorted_batches([len(row) for row in rows], 64):
-            ids, mask = padded([rows[i] for i in batch], device=model.device)
-            first = start.expand(len(batch), 1)
-            answer = model(input_ids=ids, attention_mask=mask, decoder_input_ids=first, output_hidden_states=True)
-            vectors[batch] = answer.decoder_hidden_states[-1][:, 0].float().cpu().numpy()
-    return vectors
