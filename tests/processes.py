@@ -12,8 +12,8 @@ import nbformat
 from conftest import NOTEBOOKS, ROOT
 
 STARTED: list[subprocess.Popen] = []
-# The beginnings of ids of lesson 03's cells that measure speeds: they take longest, and keep nothing.
-SPEED_OF_LESSON_03 = ("03-guess-recipe", "03-speed", "03-close")
+# The beginnings of ids of lesson 03's cells that take long and keep nothing: speeds, and trainings on few labels.
+SPEED_OF_LESSON_03 = ("03-guess-labels", "03-labels", "03-guess-recipe", "03-speed", "03-close")
 
 
 def start(runs, *arguments, cwd=ROOT, **environment):

@@ -12,7 +12,7 @@ from processes import SPEED_OF_LESSON_03, course_without, said, small_course, st
 
 from finetuning.course.runner import run_course
 from finetuning.data import prepare
-from finetuning.distributed.memory import COMPONENTS
+from finetuning.distributed.memory import COMPONENTS, expected_bytes
 from finetuning.errors import CourseError
 from finetuning.models import load_tokenizer
 from finetuning.profiles import choose
@@ -58,7 +58,8 @@ def test_results_are_complete(pocket_run):
         assert 0 < row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
     trained = [row for row in results["rows"] if row["train_seconds"]]
     deepspeed = {*(f"deepspeed_zero{stage}" for stage in range(4)), "deepspeed_zero2_offload"}
-    assert {row["method"] for row in trained} == {"tfidf", "trainer", "from_scratch", "trainer_short"} | deepspeed
+    one_process = {"tfidf", "trainer", "from_scratch", "trainer_short", "lora"}
+    assert {row["method"] for row in trained} == one_process | deepspeed | {"lora_zero3"}
     for row in results["rows"]:
         if row["method"] in deepspeed:
             assert row["world_size"] == 2 and row["stage"] == int(row["method"][len("deepspeed_zero")])
@@ -94,6 +95,19 @@ def test_reviews_prepared_in_one_go_are_those_of_lesson_01(pocket_run):
     made = prepare(settings, load_tokenizer(settings))
     left = load_from_disk(pocket_run[1] / "data" / "reviews")
     assert {name: split.to_dict() for name, split in made.items()} == {name: left[name].to_dict() for name in left}
+
+
+def test_adapters_cost_the_bytes_of_theory_and_no_answer(pocket_run, rows):
+    shown = outputs(pocket_run[1] / "notebooks" / "06_fewer_parameters_with_lora.ipynb")
+    row, whole, lora = (rows[method] for method in ("lora_zero3", "trainer", "lora"))
+    adapters = row["parameters"] - whole["parameters"]
+    theory = sum(expected_bytes(adapters, 3, row["world_size"], frozen=whole["parameters"]).values())
+    assert abs(sum(row["bytes_per_rank"][part] for part in COMPONENTS) / theory - 1) < 0.01
+    assert f"{row['n_test']:,} of {row['n_test']:,} answers the same" in shown["06-save-check"]
+    inside = whole["accuracy_low"] <= lora["accuracy"] <= whole["accuracy_high"]
+    assert ("lies inside the interval" if inside else "lies OUTSIDE the interval") in shown["06-winner-words"]
+    assert lora["accuracy_low"] > rows["majority"]["accuracy_high"]
+    assert "gathered before it" in " ".join(shown["06-save-empty"].split())
 
 
 def test_notebooks_show_what_results_json_holds(pocket_run, rows):

@@ -41,6 +41,7 @@ def test_every_plot_has_labelled_axes():
         plots.plot_words([("bad", -1.0)], [("good", 1.0)]),
         plots.plot_confusion([[3, 1], [2, 4]], ("negative", "positive"), "title"),
         plots.plot_learning_curve([10, 20], scores, 0.5),
+        plots.plot_by_labels([10, 20], {"a": [0.6, 0.7], "b": [0.5, 0.8]}),
         plots.plot_training({"a": log, "b": log}),
         plots.plot_results([row]),
     ]

@@ -13,6 +13,7 @@ from datasets import load_from_disk
 from finetuning.batching import padded_tokens, token_lengths
 from finetuning.data import load_reviews
 from finetuning.distributed.memory import COMPONENTS
+from finetuning.distributed.planner import adapter_parameters, t5_shape
 from finetuning.evaluation.calibration import calibration_error, fit_temperature, log_loss, threshold_for
 from finetuning.evaluation.pairs import paired
 from finetuning.evaluation.slices import slices
@@ -98,6 +99,16 @@ def on_a_cluster(run):
     return [*apart, 3, "05-stage3-joined", offload_apart, 4, "05-again-measured"]
 
 
+def with_lora(run):
+    """Rank 4 beside query and value: 16 bytes for each parameter of the adapters, 4 for each of the model's own."""
+    whole, lora = run.rows["trainer"], run.rows["lora"]
+    by_hand = adapter_parameters(t5_shape(run.settings.model), 4)
+    left = (16 * by_hand + 4 * whole["parameters"]) / (16 * whole["parameters"])
+    searched = ["06-search-winner"] * 2 + ["06-search-flatter-halves", "06-search-winner"]
+    compared = [lora["accuracy"], whole["accuracy"], len(run.truth["test"]), len(run.truth["test"])]
+    return [by_hand, 4, "06-peft-compare", left, "06-memory-table", "06-memory-activations", *searched, *compared]
+
+
 def evaluated(run):
     right, scores, truth = run.right("trainer"), run.scores("trainer"), run.truth["test"]
     pair = paired(right, run.right("tfidf"), seed=run.settings.seed)
@@ -119,7 +130,10 @@ def evaluated(run):
     return [*told, *abstained, *weakness, len(truth), "07-ship-batch-compare", 3]
 
 
-EXPECTED = {"01": prepared, "02": baselines, "03": fine_tuned, "04": scaled, "05": on_a_cluster, "07": evaluated}
+EXPECTED = {
+    "01": prepared, "02": baselines, "03": fine_tuned, "04": scaled, "05": on_a_cluster, "06": with_lora,
+    "07": evaluated,
+}  # fmt: skip
 
 
 def agrees(number, expected, shown):

@@ -260,6 +260,27 @@ def mixed_precision() -> Figure:
     return fig
 
 
+def low_rank() -> Figure:
+    """A frozen matrix, and the detour through two thin ones whose result is added; areas are numbers of parameters."""
+    fig, ax = _canvas(10, 4.2)
+    side, thin = 2.0, 0.25
+    _box(ax, 0.2, 1.55, 1.3, 0.8, "input")
+    ax.add_patch(_bar(3.0, 1.9, side, GREY, side))
+    ax.text(4.0, 2.9, "W\nfrozen", ha="center", va="center", fontsize=15, color="white", weight="bold")
+    ax.add_patch(_bar(3.0, 0.9, side, ORANGE, thin))
+    ax.text(4.0, 0.55, "A: rank x inputs", ha="center", fontsize=12, color=INK)
+    ax.add_patch(_bar(6.2, 0.3, thin, ORANGE, side - 0.3))
+    ax.text(6.6, 0.4, "B: outputs x rank\nzero at the start", fontsize=12, color=INK)
+    _box(ax, 7.5, 1.7, 0.5, 0.5, "+", size=16, weight="bold")
+    _box(ax, 8.5, 1.55, 1.3, 0.8, "output")
+    ways = ((1.5, 2.05, 2.98, 2.8), (1.5, 1.85, 2.98, 1.03), (5.0, 2.8, 7.48, 2.05), (5.0, 1.03, 6.18, 1.03))
+    for x, y, to_x, to_y in (*ways, (6.45, 1.5, 7.48, 1.85), (8.0, 1.95, 8.48, 1.95)):
+        _arrow(ax, (x, y), (to_x, to_y))
+    ax.text(3.0, 3.98, "not changed, no gradient, no moments", fontsize=12, color=GREY)
+    ax.text(0.2, 0.1, "orange is trained", fontsize=12, color=ORANGE)
+    return fig
+
+
 def _bar(x: float, y: float, width: float, colour: str, height: float = 0.2, edge: str = PAPER) -> Rectangle:
     from matplotlib.patches import Rectangle
 
@@ -278,6 +299,7 @@ def draw(folder: str | Path) -> list[Path]:
     figures: dict[str, Callable[[], Figure]] = {f"roadmap_{name[:2]}": partial(roadmap, name) for name in LESSONS}
     figures |= {"two_paths": two_paths, "text_to_text": text_to_text, "padding": padding}
     figures |= {"optimizer_memory": optimizer_memory, "zero_stages": zero_stages, "mixed_precision": mixed_precision}
+    figures["low_rank"] = low_rank
     paths = []
     for name, make in figures.items():
         fig = make()

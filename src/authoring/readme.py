@@ -28,6 +28,8 @@ METHODS = (
     "trainer_short",
     *(f"deepspeed_zero{stage}" for stage in range(4)),
     "deepspeed_zero2_offload",
+    "lora",
+    "lora_zero3",
 )
 RESULT_COLUMNS = (
     "lesson",

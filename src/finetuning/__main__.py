@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     lengths = "of an input and of a label (default: 512 2)"
     plan.add_argument("--tokens", type=int, nargs=2, default=(512, 2), metavar="N", help=lengths)
     plan.add_argument("--checkpointing", action="store_true", help="compute activations again instead of keeping them")
+    plan.add_argument("--lora", type=int, default=0, metavar="RANK", help="train adapters of this rank (lesson 06)")
     plan.set_defaults(do=_plan, when_stopped="nothing was begun")
 
     train = commands.add_parser("train", help="one training from a file, on any number of processes")
@@ -112,8 +113,8 @@ def _predict(given: argparse.Namespace) -> int:
 def _plan(given: argparse.Namespace) -> int:
     from finetuning.distributed.planner import plan
 
-    tokens = tuple(given.tokens)
-    print(plan(given.model, gpus=given.gpus, memory=given.memory, tokens=tokens, checkpointing=given.checkpointing))
+    options = {name: value for name, value in vars(given).items() if name not in ("command", "do", "when_stopped")}
+    print(plan(**options | {"tokens": tuple(given.tokens)}))
     return 0
 
 

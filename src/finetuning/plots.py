@@ -113,6 +113,19 @@ def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> F
     return fig
 
 
+def plot_by_labels(sizes: list[int], accuracies: dict[str, list[float]]) -> Figure:
+    """Accuracy of several methods (name -> one for each size) against the number of labelled reviews (log scale)."""
+    fig, ax = figure("How many labels until it pays?")
+    for colour, marker, (name, curve) in zip(COLOURS, "os^Dv", accuracies.items(), strict=False):
+        ax.plot(sizes, curve, marker=marker, color=colour, label=name)
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.minorticks_off()
+    ax.set(xlabel="labelled reviews", ylabel="accuracy on test reviews")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
 def plot_training(runs: dict[str, list[dict]]) -> Figure:
     """Loss and validation accuracy by epoch. ``runs``: dict of name -> the Trainer's log history.
 

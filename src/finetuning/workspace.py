@@ -19,7 +19,7 @@ from finetuning.results import ResultRow, Results
 
 LESSONS = (
     "00_welcome", "01_prepare_data", "02_baselines", "03_finetune_with_trainer", "04_scale_with_deepspeed",
-    "05_train_on_a_cluster", "07_evaluate_and_ship",
+    "05_train_on_a_cluster", "06_fewer_parameters_with_lora", "07_evaluate_and_ship",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from finetuning.check.lesson02 import choose_prompt, decisive_word, interval, ma
 from finetuning.check.lesson03 import gains, mask_padding, pick_training, positive_probability
 from finetuning.check.lesson04 import accumulated_loss, lowest_stage, zero_bytes
 from finetuning.check.lesson05 import bf16_copies, place, reshard, split_batch
+from finetuning.check.lesson06 import adapter_parameters, merge, parts_to_train
 from finetuning.check.lesson07 import calibration_error, mcnemar, negation_slice, stream_answers
 from finetuning.check.quiz import quiz
 
@@ -20,6 +21,7 @@ EXERCISES = {
     "03": (mask_padding, positive_probability, pick_training, gains),
     "04": (accumulated_loss, zero_bytes, lowest_stage),
     "05": (place, reshard, bf16_copies, split_batch),
+    "06": (adapter_parameters, merge, parts_to_train),
     "07": (mcnemar, calibration_error, negation_slice, stream_answers),
 }
 

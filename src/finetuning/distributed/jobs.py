@@ -45,6 +45,8 @@ class Training:
     epochs: float = 0
     steps: int = 0
     learning_rate: float = 0
+    lora_rank: int = 0  # train adapters of this rank instead of all parameters
+    lora_matrices: str = "q v"  # the layers that get one, by the ends of their names
     batch_size: int = 0  # reviews per optimizer step, all processes together
     micro_batch: int = 0  # at most so many reviews at a time on each process
     bf16: bool = False

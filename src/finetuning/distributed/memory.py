@@ -12,18 +12,21 @@ COMPONENTS = ("parameters", "gradients", "master", "optimizer")
 MAX_LIVE_PARAMETERS = 10**9  # DeepSpeed's default: so many gathered parameters stage 3 keeps for the backward pass
 
 
-def expected_bytes(parameters: int, stage: int, ranks: int, *, bf16: bool = False) -> dict[str, float]:
+def expected_bytes(
+    parameters: int, stage: int, ranks: int, *, bf16: bool = False, frozen: int = 0
+) -> dict[str, float]:  # fmt: skip
     """Bytes that each rank holds in theory: a dict of component -> bytes (Rajbhandari et al. 2020, section 5).
 
     Mixed precision with Adam: 2 bytes per parameter for the bf16 weights and 2 for their gradients, 4 for the fp32
     master weights and 8 for Adam's two moments. In fp32 the weights and the gradients take 4 bytes each, and stage 0
     has no master copy; stages 1 to 3 keep one of the rank's own shard. Stage 1 divides master and moments by the number
-    of ranks, stage 2 the gradients too, stage 3 the weights too.
+    of ranks, stage 2 the gradients too, stage 3 the weights too. ``frozen`` parameters, those that the training does
+    not change, come on top (lesson 06): of them there are weights alone.
     """
     width = 2 if bf16 else 4
     share = parameters / ranks
     return {
-        "parameters": width * (share if stage >= 3 else parameters),
+        "parameters": width * (parameters + frozen) / (ranks if stage >= 3 else 1),
         "gradients": width * (share if stage >= 2 else parameters),
         "master": 4 * (share if stage >= 1 else parameters if bf16 else 0),
         "optimizer": 8 * (share if stage >= 1 else parameters),

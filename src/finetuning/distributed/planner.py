@@ -87,14 +87,15 @@ class Plan:
 
 def plan(
     model: str | Path | dict, *, gpus: int = 1, memory: int | str = "16GB", tokens: tuple[int, int] = (512, 2),
-    checkpointing: bool = False,
+    checkpointing: bool = False, lora: int = 0,
 ) -> Plan:  # fmt: skip
     """How to train a T5 with Adam in bf16 on ``gpus`` cards of ``memory`` each.
 
     A Plan, the simplest strategy that fits first. ``model``: as for ``t5_shape``; no weights are needed. ``memory``:
     bytes, or "16GB" (1e9 bytes) or "16GiB". ``tokens``: of an input and of a label. ``checkpointing``: keep only the
-    inputs of each layer and compute the rest again in the backward pass. Used in lesson 05. Raises CourseError for
-    wrong input, and when nothing fits, with what would.
+    inputs of each layer and compute the rest again in the backward pass. ``lora``: train adapters of this rank beside
+    all query and value matrices (lesson 06); 0: all parameters. Used in lessons 05 and 06. Raises CourseError for wrong
+    input, and when nothing fits, with what would.
     """
     card = card_bytes(memory)
     _require_positive("gpus", gpus)
@@ -104,13 +105,15 @@ def plan(
         _require_positive("Each number in tokens", count)
     shape = t5_shape(model)
     usable = int(card * (1 - SPARE)) - CONTEXT_BYTES
-    setting = {"tokens": tuple(tokens), "checkpointing": checkpointing}
+    if lora:
+        _require_positive("lora, the rank,", lora)
+    setting = {"tokens": tuple(tokens), "checkpointing": checkpointing, "lora": lora}
     rows = [_row(shape, strategy, gpus, usable, setting) for strategy in STRATEGIES]
     rows.sort(key=lambda row: not row.micro_batch)  # stable: what fits, simplest first
     name = "the model" if isinstance(model, dict) else describe(str(model))
     if not rows[0].micro_batch:
         raise CourseError(_nothing_fits(name, shape, gpus, card, setting))
-    advice, file = _advice(rows[0], gpus), _file(model, rows[0], gpus, checkpointing)
+    advice, file = _advice(rows[0], gpus), _file(model, rows[0], gpus, setting)
     return Plan(name, count_parameters(shape)[0], gpus, card, usable, rows, advice, file)
 
 
@@ -215,12 +218,27 @@ def state_bytes(parameters: int, largest: int, strategy: str, gpus: int) -> tupl
     return sizes, host if offloaded else 0
 
 
-def needed_bytes(shape: T5Config, strategy: str, gpus: int, reviews: int, **setting: Any) -> tuple[dict[str, int], int]:
+def adapter_parameters(shape: T5Config, rank: int) -> int:
+    """Parameters of LoRA adapters of this rank beside all query and value matrices of a T5."""
+    attentions = shape.num_layers + 2 * shape.num_decoder_layers
+    return 2 * attentions * rank * (shape.d_model + shape.d_kv * shape.num_heads)
+
+
+def needed_bytes(
+    shape: T5Config, strategy: str, gpus: int, reviews: int, *, lora: int = 0, **setting: Any
+) -> tuple[dict[str, int], int]:  # fmt: skip
     """Bytes per GPU by component for one strategy, and main memory per node: (dict, bytes).
 
-    ``setting``: ``tokens`` and ``checkpointing``, as for ``activation_bytes``.
+    ``setting``: ``tokens`` and ``checkpointing``, as for ``activation_bytes``. With ``lora`` only the adapters count
+    for gradients and optimizer, and the frozen weights come on top: without a gradient, but shared out by stage 3.
+    The activations, a little fewer then, are counted as without it.
     """
-    sizes, host = state_bytes(*count_parameters(shape), strategy, gpus)
+    parameters, largest = count_parameters(shape)
+    sizes, host = state_bytes(adapter_parameters(shape, lora) if lora else parameters, largest, strategy, gpus)
+    if lora and strategy == "zero3_offload":
+        host += 2 * parameters // math.ceil(gpus / GPUS_PER_NODE)
+    elif lora:
+        sizes["parameters"] += (6 if strategy == "plain" else 2) * parameters // (gpus if strategy == "zero3" else 1)
     precision = "autocast" if strategy == "plain" else "bf16"
     activations = activation_bytes(shape, reviews, precision=precision, **setting)
     return sizes | {"activations": sum(activations.values())}, host
@@ -250,7 +268,7 @@ def _row(shape: T5Config, strategy: str, gpus: int, usable: float, setting: dict
     return PlanRow(strategy, *STRATEGIES[strategy], fits, sizes, host)
 
 
-def _file(model: str | Path | dict, row: PlanRow, gpus: int, checkpointing: bool) -> str:
+def _file(model: str | Path | dict, row: PlanRow, gpus: int, setting: dict[str, Any]) -> str:
     """The text of a training's file (``jobs.read_trainings``) that takes this strategy, in one line."""
     profiles = {Path(profile.model).name: name for name, profile in PROFILES.items()}
     own = {"shape": model} if isinstance(model, dict) else {"base_model": str(model)}
@@ -259,7 +277,8 @@ def _file(model: str | Path | dict, row: PlanRow, gpus: int, checkpointing: bool
     micro_batch = min(row.micro_batch, max(1, REVIEWS_PER_STEP // gpus))
     batch_size = micro_batch * gpus * max(1, REVIEWS_PER_STEP // (micro_batch * gpus))
     values = what | {"bf16": True, "batch_size": batch_size, "micro_batch": micro_batch}
-    more = {"deepspeed": row.strategy if row.strategy != "plain" else "", "checkpointing": checkpointing}
+    more = {"deepspeed": row.strategy if row.strategy != "plain" else "", "checkpointing": setting["checkpointing"]}
+    more["lora_rank"] = setting["lora"]
     return json.dumps(values | {key: value for key, value in more.items() if value})
 
 

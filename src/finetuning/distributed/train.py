@@ -63,6 +63,7 @@ def arguments(training: Training, ranks: int, reviews: int) -> Seq2SeqTrainingAr
         eval_strategy="steps" if training.record else "no", eval_steps=training.save_steps or an_epoch,
         metric_for_best_model="accuracy", save_total_limit=2,  # the best and the last
         per_device_eval_batch_size=64, logging_steps=0.005,  # of all steps
+        label_names=["labels"],  # through peft's wrapper the Trainer does not see them
         disable_tqdm=True, use_cpu=on_cpu, dataloader_pin_memory=not on_cpu,
     )  # fmt: skip
 
@@ -80,6 +81,10 @@ def train(training: Training) -> dict:
     transformers.set_seed(settings.seed)
     shape = t5_shape(training.shape) if training.shape else None
     model = transformers.T5ForConditionalGeneration(shape) if shape else load_model(settings)
+    if training.lora_rank:
+        from finetuning.lora import add_lora  # peft would slow the start of every rank
+
+        model = add_lora(model, training.lora_rank, training.lora_matrices.split())
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
     meter = StepMeter(training)
     meter.trainer = trainer = make_trainer(training, args, model, tokenizer, data, meter)
@@ -164,14 +169,22 @@ def make_trainer(
 def save_best(training: Training, trainer: Seq2SeqTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
     """Save the model of the best checkpoint (the last weights where none was evaluated), and how it is asked.
 
-    It is loaded and saved once more: DeepSpeed stores T5's tied embedding several times.
+    It is loaded and saved once more: DeepSpeed stores T5's tied embedding several times. Adapters are merged into their
+    model; as they were trained they lie in ``adapter``.
     """
     source = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.best_global_step}"
     if not trainer.state.best_global_step:
         trainer.save_model(str(source))  # gathers the shards of all ranks
     unset_hf_deepspeed_config()  # else from_pretrained would shard what it loads
     if trainer.args.process_index == 0:
-        model = transformers.T5ForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+        if training.lora_rank:
+            from finetuning.lora import load_adapter
+
+            model = load_adapter(training.settings, source)
+            save_model(model, tokenizer, training.folder / "adapter", trainer.state.log_history)
+            model = model.merge_and_unload()
+        else:
+            model = transformers.T5ForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
         save_model(model, tokenizer, training.folder, trainer.state.log_history)
         save_usage(training.folder, training.settings)
     trainer.accelerator.wait_for_everyone()
