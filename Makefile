@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 BIN := $(VENV)/bin
 
-.PHONY: help setup run test quick soak lint latest lab bench figures slides learner readme clean
+.PHONY: help setup run test quick soak lint latest lab bench figures slides learner site grade readme clean
 
 help:  ## this list, with how long each takes
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':[^#]*## *' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -63,7 +63,11 @@ quick: lint  ## lint and unit tests, for the edit loop (2 minutes)
 	@$(SHARED) "not soak and not slow and not alone"
 	@$(BIN)/$(PYTEST) -m "alone and not soak and not slow"
 
+# What drives a browser there, 50 MB that no learner needs; like the rest it is not installed into a lent environment.
+BROWSER := playwright==1.65.2 axe-playwright-python==0.1.8
 soak: setup  ## what takes long and seldom breaks: kills, full width, real reviews, rebuilds, memory, the bench (90-120 minutes)
+	@case "$$(env -u PYTHONPATH $(BIN)/$(PLACE))" in "$(realpath .)"/*) \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(BROWSER);; esac
 	@$(BIN)/$(PYTEST) -m soak
 
 # Each of them is silent when all is well.
@@ -95,6 +99,12 @@ slides: setup  ## the lessons as slides, in build/slides/, with the outputs of t
 
 learner: setup  ## copies for a class and a zip of each, in build/learner/ and build/instructor/ (10 seconds; RUN=)
 	@$(BIN)/python -m authoring learner $(or $(RUN),$(PROFILE))
+
+site: setup  ## report, lessons, glossary, slides and the learners' zip as one site, in build/site/, of the last run (1 minute; RUN=)
+	@$(BIN)/python -m authoring site $(or $(RUN),$(PROFILE))
+
+grade: setup  ## what a class has done, from its runs/progress.json in FOLDER=, as build/grades.csv (a second)
+	@$(BIN)/python -m authoring grade "$(FOLDER)"
 
 readme: setup  ## fill README.md with the numbers of the last make run (10 seconds)
 	@$(BIN)/python -m authoring readme

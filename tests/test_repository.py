@@ -284,7 +284,8 @@ def test_workflows_call_make_and_nothing_else(path):
     writes = {right for right, level in workflow["permissions"].items() if level != "read"}
     assert writes == ({"issues"} if path.stem == "weekly" else set())
     makefile = (ROOT / "Makefile").read_text()
-    for job in workflow["jobs"].values():
+    for name, job in workflow["jobs"].items():
+        assert set(job.get("permissions", {})) == ({"pages", "id-token"} if name == "publish" else set())
         assert job["timeout-minutes"]
         for step in job["steps"]:
             if "uses" in step:

@@ -3,19 +3,17 @@
 import html
 import json
 import re
-import shutil
 import subprocess
 import zipfile
 
 import links
 import nbformat
 import pytest
-from conftest import NOTEBOOKS, ROOT
+from conftest import CHROMIUM, NOTEBOOKS, ROOT
 
 from authoring import classroom, slides
 from finetuning.workspace import LESSONS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MEASURE = """<script>
 window.addEventListener("load", () => setTimeout(() => {
   const found = [];

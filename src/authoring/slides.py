@@ -8,7 +8,6 @@ time. The pages need no network.
 from __future__ import annotations
 
 import base64
-import html
 import math
 import re
 import shutil
@@ -17,12 +16,13 @@ import textwrap
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from authoring.classroom import FOLDED, lesson_with_outputs
-from finetuning.course.report import link_pages
+from finetuning.course.report import describe_plots, link_pages, notebook_page
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
+from finetuning.profiles import ASSETS
 from finetuning.workspace import LESSONS, home
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ NEEDED = (
 
 def make_slides(folder: Path, run: str) -> list[Path]:
     """Write a deck per lesson, an index and reveal.js itself into ``folder``; returns the paths of the decks."""
+    import nbformat
     from nbconvert import SlidesExporter
 
     exporter = SlidesExporter(
@@ -51,35 +52,27 @@ def make_slides(folder: Path, run: str) -> list[Path]:
     _copy_reveal(folder / "reveal")
     decks, titles = [], []
     for lesson in LESSONS:
-        deck = arrange(lesson_with_outputs(lesson, run))
-        titles.append(deck.cells[0].source.splitlines()[0].strip("# "))
-        page, _ = exporter.from_notebook_node(deck, resources={"metadata": {"path": str(home()), "name": lesson}})
+        notebook = lesson_with_outputs(lesson, run)
+        describe_plots(notebook)
+        deck = arrange(notebook)
+        titles.append(f"{lesson[:2]} {deck.cells[0].source.splitlines()[0].strip('# ')}")
+        page, _ = exporter.from_notebook_node(deck, resources={"metadata": {"path": str(home()), "name": titles[-1]}})
         decks.append(folder / f"{lesson}.html")
         write_atomically(decks[-1], link_pages(page, [*LESSONS, "glossary"]))
-    _write_glossary(folder)
-    links = "".join(
-        f'<li><a href="{deck.name}">{deck.stem[:2]} {html.escape(title)}</a></li>'
-        for deck, title in zip(decks, titles, strict=True)
-    )
-    links += '<li><a href="glossary.html">Glossary</a></li>'
-    index = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Slides</title><h1>Slides</h1><ul>{links}</ul>'
-    write_atomically(
-        folder / "index.html", index + "<p>Arrow keys move, S opens the speaker's notes, F fills the screen.</p>"
-    )
+    glossary = nbformat.read(home() / "notebooks" / "glossary.ipynb", as_version=4)
+    page = notebook_page(glossary, "Glossary", '<a href="index.html">slides</a>', list(LESSONS))
+    write_atomically(folder / "glossary.html", page)
+    links = [(f"{lesson}.html", title) for lesson, title in zip(LESSONS, titles, strict=True)]
+    write_atomically(folder / "index.html", front_page("slides.html.j2", decks=[*links, ("glossary.html", "Glossary")]))
     return decks
 
 
-def _write_glossary(folder: Path) -> None:
-    """The glossary as a page beside the decks, with links to them."""
-    from nbconvert import HTMLExporter
+def front_page(template: str, **shown: Any) -> str:
+    """A page of links, in the looks of the report, from a template in this package's assets."""
+    from jinja2 import Environment, FileSystemLoader
 
-    glossary = home() / "notebooks" / "glossary.ipynb"
-    page, _ = HTMLExporter(template_name="basic", exclude_anchor_links=True).from_filename(str(glossary))
-    head = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head += (
-        "<title>Glossary</title><style>body { font: 18px/1.5 sans-serif; max-width: 40em; margin: 1em auto }</style>"
-    )
-    write_atomically(folder / "glossary.html", head + link_pages(page, list(LESSONS)))
+    environment = Environment(loader=FileSystemLoader([TEMPLATES.parent, ASSETS]), autoescape=True)
+    return environment.get_template(template).render(**shown)
 
 
 def _copy_reveal(folder: Path) -> None:

@@ -55,7 +55,8 @@ def notebook_page(notebook: "NotebookNode", title: str, links: str, names: list[
     describe_plots(notebook)
     notebook.cells = [cell for cell in notebook.cells if not cell.id.endswith("-setup")]
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}, "links": links})
-    page = re.sub(r'(?<=src=")\.\./(img/[\w.-]+)', lambda link: _inside((home() / link[1]).read_bytes()), page)
+    for picture in (home() / "img").glob("*.svg"):
+        page = page.replace(f'src="../img/{picture.name}"', f'src="{_inside(picture.read_bytes())}"')
     wide = '<div class="scroll" role="group" aria-label="Table" tabindex="0">'
     page = re.sub(r"<table.*?</table>", rf"{wide}\g<0></div>", page, flags=re.DOTALL)
     return link_pages(page.replace("<pre>", '<pre tabindex="0">').replace("<th></th>", "<td></td>"), names)
@@ -126,8 +127,11 @@ def _inside(picture: bytes) -> str:
 
 def _section(title: str, said: list[str], draw: Callable, data: Any) -> dict[str, Any]:
     """A section of the report: its title, sentences, and a plot inside its address, with the words that it has."""
+    import matplotlib.pyplot as plt
+
     with io.BytesIO() as drawn:
         draw(data).savefig(drawn, format="svg", metadata={"Date": None})
+        plt.close()
         picture = _inside(drawn.getvalue())
     return {"title": title, "said": said, "picture": picture, "alt": str(draw.__doc__).splitlines()[0]}
 
