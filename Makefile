@@ -40,11 +40,12 @@ setup:  ## set up .venv (2-5 minutes, once; the other commands do it by themselv
 	  *) echo "$(VENV) is lent by another folder: nothing is installed into it";; esac
 
 # Names of files and columns may hold anything: they go through the environment, where neither make nor the shell reads them.
-unexport REVIEWS BASE_MODEL TEXT LABEL
+unexport REVIEWS BASE_MODEL TEXT LABEL FOLDER
 export GIVEN_REVIEWS := $(value REVIEWS)
 export GIVEN_BASE_MODEL := $(value BASE_MODEL)
 export GIVEN_TEXT := $(value TEXT)
 export GIVEN_LABEL := $(value LABEL)
+export GIVEN_FOLDER := $(value FOLDER)
 SOURCES := --profile="$(PROFILE)" --reviews="$$GIVEN_REVIEWS" --base-model="$$GIVEN_BASE_MODEL"
 
 run: setup  ## run the whole course headless (12 minutes on 2 cores, less where bfloat16 is fast; PROFILE= REVIEWS= TEXT= LABEL= RATING= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
@@ -103,8 +104,8 @@ learner: setup  ## copies for a class and a zip of each, in build/learner/ and b
 site: setup  ## report, lessons, glossary, slides and the learners' zip as one site, in build/site/, of the last run (1 minute; RUN=)
 	@$(BIN)/python -m authoring site $(or $(RUN),$(PROFILE))
 
-grade: setup  ## what a class has done, from its runs/progress.json in FOLDER=, as build/grades.csv (a second)
-	@$(BIN)/python -m authoring grade "$(FOLDER)"
+grade: setup  ## what a class has done, from the files in FOLDER=, in build/grades.csv (a second)
+	@$(BIN)/python -m authoring grade "$$GIVEN_FOLDER"
 
 readme: setup  ## fill README.md with the numbers of the last make run (10 seconds)
 	@$(BIN)/python -m authoring readme
