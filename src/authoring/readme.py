@@ -54,7 +54,7 @@ PICTURES = ("results.svg", "zero_memory.svg")  # in img/, of the run that fills 
 MISSING = "not measured here"
 # torch 2.13.0 for Linux on x86-64 with the libraries that its wheel asks for, as the indices have them; .venv by du.
 NEEDS = (
-    "It wants Linux or macOS, Python 3.11, 3.12 or 3.13, `make`, the network and free disk. On Linux the ordinary "
+    "It wants Linux or macOS, Python 3.11 to 3.14, `make`, the network and free disk. On Linux the ordinary "
     "torch brings CUDA's libraries: 2.5 GiB to download, and `.venv` takes 6 GiB. Without an NVIDIA GPU the small "
     "torch does as well, with 0.2 GiB to download and a `.venv` of 2.2 GiB: put "
     "`PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu` before the command. On macOS it is always small."
