@@ -11,15 +11,17 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 BIN := $(VENV)/bin
 
-.PHONY: help setup run train test quick soak lint latest lab bench device-check figures slides learner readme clean
+.PHONY: help setup run train test quick soak lint latest lab bench device-check figures slides learner site grade readme clean
 
 help:  ## this list, with how long each takes
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':[^#]*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # Installs anew only when the requirements change; a failed installation leaves no mark and is tried again.
 $(VENV)/installed: $(REQUIREMENTS) pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
-	  || { echo "The course needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true). Name another: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "The course needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true). Name another: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] > (3, 14))' \
+	  || echo "The course is tested on Python 3.11 to 3.14; '$(PYTHON)' is newer. Should a library not install, name another: make PYTHON=python3.14 ..."
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 	  || { echo "This Python has no venv module; install it (Debian, Ubuntu: apt install python3-venv) and try again."; exit 1; }
 	@free=$$(df -Pk . | awk 'NR==2 {print int($$4 / 1048576)}'); [ "$$free" -ge $(NEEDED_GIB) ] \
@@ -40,12 +42,13 @@ setup:  ## set up .venv (2-5 minutes, once; the other commands do it by themselv
 	  *) echo "$(VENV) is lent by another folder: nothing is installed into it";; esac
 
 # Names of files and columns may hold anything: they go through the environment, where neither make nor the shell reads them.
-unexport REVIEWS BASE_MODEL TEXT LABEL CONFIG
+unexport REVIEWS BASE_MODEL TEXT LABEL CONFIG FOLDER
 export GIVEN_REVIEWS := $(value REVIEWS)
 export GIVEN_BASE_MODEL := $(value BASE_MODEL)
 export GIVEN_TEXT := $(value TEXT)
 export GIVEN_LABEL := $(value LABEL)
 export GIVEN_CONFIG := $(value CONFIG)
+export GIVEN_FOLDER := $(value FOLDER)
 SOURCES := --profile="$(PROFILE)" --reviews="$$GIVEN_REVIEWS" --base-model="$$GIVEN_BASE_MODEL"
 
 run: setup  ## run the whole course headless (12 minutes on 2 cores, less where bfloat16 is fast; PROFILE= REVIEWS= TEXT= LABEL= RATING= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
@@ -67,7 +70,11 @@ quick: lint  ## lint and unit tests, for the edit loop (2 minutes)
 	@$(SHARED) "not soak and not slow and not alone"
 	@$(BIN)/$(PYTEST) -m "alone and not soak and not slow"
 
+# What drives a browser there, 50 MB that no learner needs; like the rest it is not installed into a lent environment.
+BROWSER := playwright==1.65.2 axe-playwright-python==0.1.8
 soak: setup  ## what takes long and seldom breaks: kills, full width, real reviews, rebuilds, memory, the bench (90-120 minutes)
+	@case "$$(env -u PYTHONPATH $(BIN)/$(PLACE))" in "$(realpath .)"/*) \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(BROWSER);; esac
 	@$(BIN)/$(PYTEST) -m soak
 
 # Each of them is silent when all is well.
@@ -102,6 +109,12 @@ slides: setup  ## the lessons as slides, in build/slides/, with the outputs of t
 
 learner: setup  ## copies for a class and a zip of each, in build/learner/ and build/instructor/ (10 seconds; RUN=)
 	@$(BIN)/python -m authoring learner $(or $(RUN),$(PROFILE))
+
+site: setup  ## report, lessons, glossary, slides and the learners' zip as one site, in build/site/, of the last run (1 minute; RUN=)
+	@$(BIN)/python -m authoring site $(or $(RUN),$(PROFILE))
+
+grade: setup  ## what a class has done, from the files in FOLDER=, in build/grades.csv (a second)
+	@$(BIN)/python -m authoring grade "$$GIVEN_FOLDER"
 
 readme: setup  ## fill README.md with the numbers of the last make run (10 seconds)
 	@$(BIN)/python -m authoring readme

@@ -5,6 +5,7 @@ the whole course does, is marked ``alone`` and runs after them.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ IMDB = ROOT.parent / "shared" / "data" / "imdb"
 needs_imdb = pytest.mark.skipif(
     not IMDB.is_dir(), reason="real IMDb reviews are not beside this clone (../shared/data/imdb)"
 )
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 # These files first, so that two workers end at about the same time.
 LONG = ("test_survival", "test_course", "test_deepspeed", "test_launch_assets")
@@ -110,3 +113,18 @@ def pocket_run(tmp_path_factory):
     """The whole course on the shipped defaults, executed once: (finished process, the run's folder)."""
     runs = tmp_path_factory.mktemp("pocket") / "runs"
     return finetuning("run", runs=runs), runs / "pocket"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, driven by Playwright; both come from elsewhere (``make soak`` installs Playwright)."""
+    reason = "Playwright is not installed (make soak does it)"
+    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+    pytest.importorskip("axe_playwright_python", reason=reason)
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed (Debian: apt install chromium)")
+    quiet = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
+    with playwright.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *quiet])
+        yield chromium
+        chromium.close()

@@ -29,7 +29,7 @@ def fake_python(folder, script):
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
-        ('[ "$1" = --version ] && echo Python 3.9.1; exit 1', "needs Python 3.11, 3.12 or 3.13"),
+        ('[ "$1" = --version ] && echo Python 3.9.1; exit 1', "needs Python 3.11 or newer"),
         ('case "$2" in *venv*) exit 1;; esac; exit 0', "no venv module"),
     ],
 )
@@ -38,6 +38,14 @@ def test_setup_refuses_what_cannot_work(tmp_path, script, expected):
     assert done.returncode != 0
     assert expected in done.stdout
     assert not (tmp_path / "venv").exists()
+
+
+def test_a_newer_python_is_warned_of_and_not_refused(tmp_path):
+    """A python that says it is 3.99, and has no venv module, so that setting up ends there."""
+    newer = fake_python(tmp_path, 'case "$2" in *venv*) exit 1;; *"> (3,"*) exit 1;; esac; exit 0')
+    done = make("setup", f"PYTHON={newer}", f"VENV={tmp_path / 'venv'}")
+    assert "tested on Python 3.11 to 3.14" in done.stdout and "is newer" in done.stdout
+    assert "no venv module" in done.stdout.split("is newer")[1]
 
 
 def test_setup_wants_space(tmp_path):

@@ -100,8 +100,8 @@ def test_a_stale_form_is_noticed(before, after, fault):
 def test_no_number_of_the_readme_is_typed():
     text = re.sub(r"<!-- (\w+): begin .*?<!-- \1: end -->|^    .*?$", "", README, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"\]\(\S+?\)|`[^`\n]*`", "", text)
-    versions = r"Python 3\.11, 3\.12 or 3\.13|CC BY 4\.0|CC0 1\.0|Apache-2\.0"
-    names = r"[Ll]essons? \d\d( to \d\d)?|0\d (another|and 0\d one each)|T5|fp\d\d|bf16|-100s|zero2_offload"
+    versions = r"Python 3\.11 to 3\.14|python3\.14|CC BY 4\.0|CC0 1\.0|Apache-2\.0"
+    names = r"[Ll]essons? \d\d( to \d\d)?|0\d (another|and 0\d one each)|T5|WSL2|fp\d\d|bf16|-100s|zero2_offload"
     assert re.findall(r".*\d.*", re.sub(f"{versions}|{names}", "", text)) == []
 
 
@@ -286,7 +286,8 @@ def test_workflows_call_make_and_nothing_else(path):
     writes = {right for right, level in workflow["permissions"].items() if level != "read"}
     assert writes == ({"issues"} if path.stem == "weekly" else set())
     makefile = (ROOT / "Makefile").read_text()
-    for job in workflow["jobs"].values():
+    for name, job in workflow["jobs"].items():
+        assert set(job.get("permissions", {})) == ({"pages", "id-token"} if name == "publish" else set())
         assert job["timeout-minutes"]
         for step in job["steps"]:
             if "uses" in step:
@@ -302,6 +303,7 @@ def test_workflows_call_make_and_nothing_else(path):
 def test_ci_runs_on_the_oldest_and_the_newest_python_and_on_what_the_readme_promises():
     supported = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
     minors = [f"3.{minor}" for minor in range(30) if f"3.{minor}" in supported]
+    newest = re.search(r"Python [\d.]+ to (3\.\d+)", block(README, "start"))[1]
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"].values()
     pythons = [
         step["with"]["python-version"]
@@ -309,11 +311,14 @@ def test_ci_runs_on_the_oldest_and_the_newest_python_and_on_what_the_readme_prom
         for step in job["steps"]
         if "python-version" in step.get("with", {})
     ]
-    assert {minors[0], minors[-1]} <= set(pythons) <= set(minors)
+    assert {minors[0], newest} <= set(pythons) <= {*minors[: minors.index(newest) + 1]}
+    assert f"tested on Python {minors[0]} to {newest};" in (ROOT / "Makefile").read_text()
     done = [[step.get("run") for step in job["steps"]] for job in jobs]
     assert any("make test" in steps for steps in done) and all({"make test", "make quick"} & {*steps} for steps in done)
     promised = {
-        runner for name, runner in (("Linux", "ubuntu"), ("macOS", "macos"), ("Windows", "windows")) if name in README
+        runner
+        for name, runner in (("Linux", "ubuntu"), ("macOS", "macos"), ("Windows", "windows"))
+        if name in block(README, "start")
     }
     assert {job["runs-on"].split("-")[0] for job in jobs} == promised
 

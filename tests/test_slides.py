@@ -3,19 +3,17 @@
 import html
 import json
 import re
-import shutil
 import subprocess
 import zipfile
 
 import links
 import nbformat
 import pytest
-from conftest import NOTEBOOKS, ROOT
+from conftest import CHROMIUM, NOTEBOOKS, ROOT
 
 from authoring import classroom, slides
 from finetuning.workspace import LESSONS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MEASURE = """<script>
 window.addEventListener("load", () => setTimeout(() => {
   const found = [];
@@ -31,6 +29,9 @@ window.addEventListener("load", () => setTimeout(() => {
       right: Math.max(...edges.map((edge) => (edge.right - box.left) / scale)),
       bottom: Math.max(...edges.map((edge) => (edge.bottom - box.top) / scale)),
       code: Math.min(99, ...shown.filter((part) => part.tagName == "PRE").map(pixels)),
+      heading: !!slide.querySelector("h1, h2, h3"),
+      title: !!slide.querySelector("h1, h2, h3, .section"),
+      notes: (slide.querySelector("aside.notes") || slide).textContent.trim() && !!slide.querySelector("aside.notes"),
       pictures: shown.filter((part) => part.tagName == "IMG").map((part) => part.naturalWidth),
     });
   }
@@ -74,11 +75,16 @@ def measured(deck):
 def check_fit(paths):
     for deck in paths:
         found = measured(deck)
-        assert len(found) > 5, deck.stem
+        first = nbformat.read(ROOT / "notebooks" / f"{deck.stem}.ipynb", as_version=4).cells[0].source
+        assert 5 < len(found) <= int(re.search(r"Reading time (\d+) minutes", first)[1]), (
+            deck.stem
+        )  # one a minute at most
         for slide in found:
             assert slide["right"] <= 1281 and slide["bottom"] <= 720, (deck.stem, slide)
             assert slide["code"] >= 18, (deck.stem, slide)
             assert all(slide["pictures"]), (deck.stem, slide)
+            assert slide["title"] and slide["notes"], (deck.stem, slide)
+            assert slide["heading"] or slide["bottom"] > 120, (deck.stem, slide)  # a line or two are no slide
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -139,6 +145,19 @@ def test_no_slide_of_a_run_overflows(pocket_run, tmp_path, monkeypatch):
     check_fit(made)
 
 
+def test_no_code_and_no_end_of_a_script_is_lost(decks, tmp_path, runs):
+    """A lesson's code in its text, and the last line of a long file that a cell prints: the command that it is for."""
+    assert "api.upload_folder(" in html.unescape(re.sub(r"<[^>]+>", "", decks[-1].read_text()))
+    run_with_outputs(runs / "pocket" / "notebooks")
+    copy = runs / "pocket" / "notebooks" / f"{LESSONS[1]}.ipynb"
+    notebook = nbformat.read(copy, as_version=4)
+    script = (ROOT / "src/finetuning/assets/launch/train.slurm").read_text()
+    next(cell for cell in notebook.cells if cell.id == "01-samples").outputs[0].text = script
+    nbformat.write(notebook, copy)
+    deck = html.unescape(slides.make_slides(tmp_path, "pocket")[1].read_text())
+    assert script.splitlines()[0] in deck and "more lines)" in deck and script.splitlines()[-1] in deck
+
+
 # Copies for a class
 
 
@@ -152,6 +171,7 @@ def test_learners_get_the_gaps_without_the_solutions(tmp_path, capsys):
         text = "\n".join(cell.source for cell in copy.cells)
         prose = "\n".join(cell.source for cell in copy.cells if cell.cell_type == "markdown")
         assert "<details" not in prose and "</details>" not in prose and "Solution" not in text
+        assert not re.search(r"folded (away )?below|solution (is|stands)", text), lesson  # what has been taken out
         assert not any(cell.get("outputs") or "notes" in cell.metadata for cell in copy.cells)
         gone = {cell.id for cell in source.cells} - {cell.id for cell in copy.cells}
         assert gone == {cell.id for cell in source.cells if "-solution-" in cell.id}

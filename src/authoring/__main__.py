@@ -12,6 +12,8 @@ COMMANDS = {
     "figures": ("draw the figures in img/ anew", "authoring.figures"),
     "slides": ("the lessons as slides, in build/slides/", "authoring.slides"),
     "learner": ("copies of the lessons for a class, in build/learner/ and build/instructor/", "authoring.classroom"),
+    "site": ("report, lessons, glossary, slides and the learners' zip as one site, in build/site/", "authoring.site"),
+    "grade": ("the progress files of a class as one table, in build/grades.csv", "authoring.grade"),
     "bench": ("measure the speed claims side by side, in runs/bench/", "authoring.bench.bench"),
     "device-check": ("the DeepSpeed lessons on this machine's GPUs, in eight minutes", "authoring.device_check"),
     "pretrain": ("pre-train pocket T5", "authoring.pocket.pretrain"),

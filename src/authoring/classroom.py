@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 FOLDED = re.compile(r"\n*<details>\s*<summary>(.*?)</summary>\n+(.*?)\n+</details>", re.DOTALL)
+PROMISE = " The solution is folded away below."  # lesson 00 says so of every exercise
 
 
 def lesson_with_outputs(lesson: str, run: str) -> NotebookNode:
@@ -41,7 +42,7 @@ def for_learners(notebook: NotebookNode) -> NotebookNode:
     """The notebook without what is folded away: solutions, answers to the quiz, teaching notes."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = FOLDED.sub("", cell.source).strip()
+            cell.source = FOLDED.sub("", cell.source).replace(PROMISE, "").strip()
             cell.metadata.pop("notes", None)
     notebook.cells = [cell for cell in notebook.cells if cell.source or cell.cell_type == "code"]
     return notebook

@@ -13,7 +13,16 @@ from finetuning.errors import CourseError
 from finetuning.files import write_atomically
 from finetuning.plots import plot_rank_memory, plot_results
 from finetuning.profiles import PROFILES, Profile, describe
-from finetuning.results import ResultRow, Results, caption, markdown_table, results_table, verdict
+from finetuning.results import (
+    ResultRow,
+    Results,
+    caption,
+    duration,
+    gain_sentences,
+    markdown_table,
+    results_table,
+    rows_by_stage,
+)
 from finetuning.workspace import LESSONS, executed_copy, execution_mark, home, read_results, run_folder
 
 COMMAND = "make readme"
@@ -47,7 +56,7 @@ PICTURES = ("results.svg", "zero_memory.svg")  # in img/, of the run that fills 
 MISSING = "not measured here"
 # torch 2.13.0 for Linux on x86-64 with the libraries that its wheel asks for, as the indices have them; .venv by du.
 NEEDS = (
-    "It wants Linux or macOS, Python 3.11, 3.12 or 3.13, `make`, the network and free disk. On Linux the ordinary "
+    "It wants Linux or macOS, Python 3.11 to 3.14, `make`, the network and free disk. On Linux the ordinary "
     "torch brings CUDA's libraries: 2.5 GiB to download, and `.venv` takes 6 GiB. Without an NVIDIA GPU the small "
     "torch does as well, with 0.2 GiB to download and a `.venv` of 2.2 GiB: put "
     "`PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu` before the command. On macOS it is always small."
@@ -83,7 +92,7 @@ def draw_pictures(results: Results, folder: Path) -> None:
     matplotlib.use("agg")
 
     figures = [plot_results(results.rows)]
-    if rows := _sharded(results):
+    if rows := rows_by_stage(results):
         title = (
             f"What each of {rows[0].world_size} ranks holds: {results.run['model']}, {rows[0].parameters:,} parameters"
         )
@@ -132,7 +141,7 @@ def _results(results: Results) -> str:
     for method in METHODS:
         row = measured.get(method) or dict.fromkeys(RESULT_COLUMNS, "-") | {"method": method, "accuracy": MISSING}
         rows.append([row[column].replace("_", r"\_") for column in RESULT_COLUMNS])
-    tests, gains = ", ".join(sorted({f"{row.n_test:,}" for row in results.rows})), _gain_sentences(results)
+    tests, gains = ", ".join(sorted({f"{row.n_test:,}" for row in results.rows})), " ".join(gain_sentences(results))
     return "\n".join(
         [
             *([gains, ""] if gains else []),
@@ -148,15 +157,8 @@ def _results(results: Results) -> str:
     )
 
 
-def _gain_sentences(results: Results) -> str:
-    """What fine-tuning gained over the other methods in this run, whichever way it came out."""
-    rows = {row.method: row for row in results.rows}
-    others = [rows[method] for method in ("tfidf", "from_scratch") if method in rows]
-    return " ".join(f"By this run, {verdict(rows['trainer'], other)}" for other in others if "trainer" in rows)
-
-
 def _memory(results: Results) -> str:
-    rows = _sharded(results)
+    rows = rows_by_stage(results)
     if not rows:
         return f"Memory per rank: {MISSING}."
     held = {row.stage: sum((row.bytes_per_rank or {}).values()) / 2**20 for row in rows}
@@ -169,16 +171,9 @@ def _memory(results: Results) -> str:
     )
 
 
-def _sharded(results: Results) -> list[ResultRow]:
-    """The rows that hold counted bytes of ZeRO's stages, in their order."""
-    rows = {row.method: row for row in results.rows}
-    stages = [rows[method] for stage in range(4) if (method := f"deepspeed_zero{stage}") in rows]
-    return stages if len(stages) == 4 and all(row.bytes_per_rank for row in stages) else []
-
-
 def _precision(rows: list[ResultRow]) -> str:
     held, parameters = rows[0].bytes_per_rank, rows[0].parameters
-    assert held and parameters  # _sharded gives no other rows
+    assert held and parameters  # rows_by_stage gives no other rows
     return "bf16" if held["parameters"] < 3 * parameters else "fp32"
 
 
@@ -244,9 +239,7 @@ def _peak(rows: list[ResultRow]) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return MISSING
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+    return duration(seconds) or MISSING
 
 
 def main(arguments: list[str]) -> None:

@@ -8,7 +8,6 @@ time. The pages need no network.
 from __future__ import annotations
 
 import base64
-import html
 import math
 import re
 import shutil
@@ -16,20 +15,22 @@ import struct
 import textwrap
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from authoring.classroom import FOLDED, lesson_with_outputs
-from finetuning.course.report import link_pages
+from authoring.pagination import ROOM, break_slides, is_start
+from finetuning.course.report import describe_plots, link_pages, notebook_page
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
+from finetuning.profiles import ASSETS
 from finetuning.workspace import LESSONS, home
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 TEMPLATES = Path(__file__).parent / "assets" / "nbconvert"
-ROOM = 610  # pixels of a slide's height that may be filled
 MINUTES = re.compile(r"^\*(\d+) minutes?\*$", re.MULTILINE)
 NEEDED = (
     "dist/reveal.js",
@@ -42,6 +43,7 @@ NEEDED = (
 
 def make_slides(folder: Path, run: str) -> list[Path]:
     """Write a deck per lesson, an index and reveal.js itself into ``folder``; returns the paths of the decks."""
+    import nbformat
     from nbconvert import SlidesExporter
 
     exporter = SlidesExporter(
@@ -51,35 +53,27 @@ def make_slides(folder: Path, run: str) -> list[Path]:
     _copy_reveal(folder / "reveal")
     decks, titles = [], []
     for lesson in LESSONS:
-        deck = arrange(lesson_with_outputs(lesson, run))
-        titles.append(deck.cells[0].source.splitlines()[0].strip("# "))
-        page, _ = exporter.from_notebook_node(deck, resources={"metadata": {"path": str(home()), "name": lesson}})
+        notebook = lesson_with_outputs(lesson, run)
+        describe_plots(notebook)
+        deck = arrange(notebook)
+        titles.append(f"{lesson[:2]} {deck.cells[0].source.splitlines()[0].strip('# ')}")
+        page, _ = exporter.from_notebook_node(deck, resources={"metadata": {"path": str(home()), "name": titles[-1]}})
         decks.append(folder / f"{lesson}.html")
         write_atomically(decks[-1], link_pages(page, [*LESSONS, "glossary"]))
-    _write_glossary(folder)
-    links = "".join(
-        f'<li><a href="{deck.name}">{deck.stem[:2]} {html.escape(title)}</a></li>'
-        for deck, title in zip(decks, titles, strict=True)
-    )
-    links += '<li><a href="glossary.html">Glossary</a></li>'
-    index = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Slides</title><h1>Slides</h1><ul>{links}</ul>'
-    write_atomically(
-        folder / "index.html", index + "<p>Arrow keys move, S opens the speaker's notes, F fills the screen.</p>"
-    )
+    glossary = nbformat.read(home() / "notebooks" / "glossary.ipynb", as_version=4)
+    page = notebook_page(glossary, "Glossary", '<a href="index.html">slides</a>', list(LESSONS))
+    write_atomically(folder / "glossary.html", page)
+    links = [(f"{lesson}.html", title) for lesson, title in zip(LESSONS, titles, strict=True)]
+    write_atomically(folder / "index.html", front_page("slides.html.j2", decks=[*links, ("glossary.html", "Glossary")]))
     return decks
 
 
-def _write_glossary(folder: Path) -> None:
-    """The glossary as a page beside the decks, with links to them."""
-    from nbconvert import HTMLExporter
+def front_page(template: str, **shown: Any) -> str:
+    """A page of links, in the looks of the report, from a template in this package's assets."""
+    from jinja2 import Environment, FileSystemLoader
 
-    glossary = home() / "notebooks" / "glossary.ipynb"
-    page, _ = HTMLExporter(template_name="basic", exclude_anchor_links=True).from_filename(str(glossary))
-    head = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head += (
-        "<title>Glossary</title><style>body { font: 18px/1.5 sans-serif; max-width: 40em; margin: 1em auto }</style>"
-    )
-    write_atomically(folder / "glossary.html", head + link_pages(page, list(LESSONS)))
+    environment = Environment(loader=FileSystemLoader([TEMPLATES.parent, ASSETS]), autoescape=True)
+    return environment.get_template(template).render(**shown)
 
 
 def _copy_reveal(folder: Path) -> None:
@@ -110,35 +104,26 @@ def arrange(notebook: NotebookNode) -> NotebookNode:
         announced = MINUTES.search(cell.source) if cell.cell_type == "markdown" else None
         if kind == "slide" or announced or not sections:
             sections.append([int(announced[1]) if announced else 0, []])
-        sections[-1][1].extend(_pieces(cell, kind))
+        pieces = _pieces(cell, kind)
+        words = sections[-1][1] and sections[-1][1][-1].metadata.get("height", 200) < 200
+        if cell.cell_type == "code" and kind == "-" and "-guess-" not in cell.id and words:
+            pieces[0].metadata["keep"] = True  # with the words before it
+        sections[-1][1].extend(pieces)
     total, past = sum(minutes for minutes, _ in sections), 0
     cells: list = []
     for minutes, pieces in sections:
-        starts = _break(pieces)
+        if minutes:
+            pieces.insert(1, _notes(f"*Minutes {past} to {past + minutes} of {total}.*"))
+            past += minutes
+        broken = break_slides(pieces)
+        starts = [piece for piece in broken if is_start(piece)]
         for piece in starts:
             piece.metadata.slideshow["data"] = {"timing": round(60 * minutes / len(starts))}
-        if minutes:
-            clock = _notes(f"*Minutes {past} to {past + minutes} of {total}.*")
-            pieces.insert(1, clock)
-            past += minutes
-        cells += pieces
+        for piece in broken:
+            piece.metadata.pop("height", None)
+        cells += broken
     notebook.cells = cells
     return notebook
-
-
-def _break(pieces: list[NotebookNode]) -> list[NotebookNode]:
-    """Set where new slides begin, by the estimated heights; returns the pieces that begin one."""
-    filled, starts = 0, []
-    for piece in pieces:
-        kind, height = piece.metadata.slideshow["slide_type"], piece.metadata.pop("height")
-        if kind == "notes":
-            continue
-        if kind in ("slide", "subslide") or filled + height > ROOM:
-            piece.metadata.slideshow["slide_type"] = kind = kind if kind == "slide" else "subslide"
-            filled = 0
-            starts.append(piece)
-        filled += height
-    return starts
 
 
 def _pieces(cell: NotebookNode, kind: str) -> list[NotebookNode]:
@@ -153,6 +138,8 @@ def _pieces(cell: NotebookNode, kind: str) -> list[NotebookNode]:
         return [_notes(plain)]
     shown = [_markdown(text, height) for text, height in _slide_blocks(FOLDED.sub("", cell.source))]
     shown[0].metadata.slideshow["slide_type"] = kind
+    for before, after in pairwise(shown):  # a heading is not left behind
+        after.metadata["keep"] = before.source.startswith("#")
     notes = [_notes(cell.metadata["notes"])] if "notes" in cell.metadata else []
     return [shown[0], *notes, _notes(plain), *shown[1:]]
 
@@ -179,14 +166,17 @@ def _slide_blocks(text: str) -> Iterator[tuple[str, float]]:
     (Markdown, height) for its heading, first sentences, questions, lists, tables and pictures.
     """
     has_text, heading = False, ""
-    for block in re.split(r"\n\s*\n", MINUTES.sub("", text).strip()):
+    for block in re.findall(r"```.*?```|(?:(?!\n\s*\n|```).)+", MINUTES.sub("", text).strip(), re.DOTALL):
+        block = block.strip()
         if block.startswith("#"):
             heading, _, block = block.partition("\n")
             yield heading, 105 if heading.startswith("# ") else 75
             block = block.strip()
         if not block:
             continue
-        if block.startswith("!["):
+        if block.startswith("```"):
+            yield block, len(block.splitlines()) * 27
+        elif block.startswith("!["):
             yield block, _picture_height(block) + 10
         elif block.startswith("|"):
             yield from _table(block.splitlines())
@@ -225,7 +215,7 @@ def _table(lines: list[str]) -> Iterator[tuple[str, float]]:
     part: list[str] = []
     filled = 40
     for row in lines[2:]:
-        height = _lines(row, 115) * 32 + 9
+        height = _lines(row, 115 if row.count(" | ") < 2 else 80) * 32 + 9  # the more columns, the sooner a cell wraps
         if filled + height > ROOM - 120:
             yield "\n".join([*head, *part]), filled
             part, filled = [], 40
@@ -258,14 +248,18 @@ def _code_pieces(cell: NotebookNode, kind: str) -> list[NotebookNode]:
     for output in _joined(cell.outputs):
         data = output.get("data", {})
         if output.output_type == "stream":
-            shown = _shorten(output.text)
+            free = (ROOM - sum(piece.metadata.height for piece in pieces) - 20) // 24
+            shown = _shorten(output.text, int(min(18, free)) if free >= 10 else 18)
             output.text, height = "\n".join(shown), len(shown) * 24 + 16
         elif "image/png" in data:
             height = _png_height(data["image/png"])
+            free = ROOM - 20 - sum(piece.metadata.height for piece in pieces)
+            height = output.metadata["room"] = free if 400 <= free < height else height
         else:
             output, height = _table_output(output)
         piece = _cell(new_code_cell, cell.source, "-" if pieces else kind, height)
         piece.outputs, piece.metadata["transient"] = [output], {"remove_source": True}
+        piece.metadata["keep"] = bool(pieces)
         pieces.append(piece)
     return pieces
 
@@ -312,13 +306,16 @@ def _png_height(encoded: str) -> float:
 
 
 def _shorten(text: str, lines: int = 18, width: int = 104) -> list[str]:
-    """The first lines of a long output, wrapped as the slide will show them."""
+    """The first and the last lines of a long output, wrapped as the slide will show them."""
     wrapped = [
         part
         for line in text.rstrip().splitlines()
         for part in textwrap.wrap(line, width, subsequent_indent="  ") or [""]
     ]
-    return wrapped if len(wrapped) <= lines else [*wrapped[: lines - 1], f"... ({len(wrapped) - lines + 1} more lines)"]
+    if len(wrapped) <= lines:
+        return wrapped
+    left = f"... ({len(wrapped) - lines + 1} more lines)"
+    return [*wrapped[: lines // 2], left, *wrapped[-(lines - 1) // 2 :]]
 
 
 def main(arguments: list[str]) -> None:

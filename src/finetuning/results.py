@@ -101,3 +101,24 @@ def verdict(first: ResultRow, second: ResultRow) -> str:
         f"{names[0]} is ahead of {names[1]} on these {first.n_test:,} test reviews, but their 95 % intervals overlap: "
         "these numbers alone do not settle it."
     )
+
+
+def gain_sentences(results: Results) -> list[str]:
+    """What fine-tuning gained over the other methods in this run, whichever way it came out."""
+    rows = {row.method: row for row in results.rows}
+    others = [rows[method] for method in ("tfidf", "from_scratch") if method in rows and "trainer" in rows]
+    return [f"By this run, {verdict(rows['trainer'], other)}" for other in others]
+
+
+def rows_by_stage(results: Results) -> list[ResultRow]:
+    """The rows that hold counted bytes of ZeRO's stages, in their order; none where a stage is missing."""
+    rows = {row.method: row for row in results.rows}
+    stages = [rows[method] for stage in range(4) if (method := f"deepspeed_zero{stage}") in rows]
+    return stages if len(stages) == 4 and all(row.bytes_per_rank for row in stages) else []
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in words, as minutes from 100 on; empty where they were not measured."""
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"

@@ -1,6 +1,6 @@
 """The lessons' exercises, guesses and quizzes.
 
-``check.leaks(answer)``, ``check.compare(guess, outcome)``, ``check.quiz("01", "a b c")``.
+``check.leaks(answer)``, ``check.compare(guess, outcome)``, ``check.quiz("01", "a b c")``, ``check.progress()``.
 
 Each exercise tries your answer on many inputs and shows one for which it goes wrong; a module per lesson holds them.
 """
@@ -13,6 +13,7 @@ from finetuning.check.lesson04 import accumulated_loss, lowest_stage, zero_bytes
 from finetuning.check.lesson05 import bf16_copies, place, reshard, split_batch
 from finetuning.check.lesson06 import adapter_parameters, merge, parts_to_train
 from finetuning.check.lesson07 import calibration_error, mcnemar, negation_slice, stream_answers
+from finetuning.check.progress import progress
 from finetuning.check.quiz import quiz
 
 EXERCISES = {
@@ -25,4 +26,4 @@ EXERCISES = {
     "07": (mcnemar, calibration_error, negation_slice, stream_answers),
 }
 
-__all__ = ["EXERCISES", "compare", "quiz", *(one.__name__ for found in EXERCISES.values() for one in found)]
+__all__ = ["EXERCISES", "compare", "progress", "quiz", *(one.__name__ for found in EXERCISES.values() for one in found)]

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterable
 from typing import Any
 
+from finetuning.check.progress import record
 from finetuning.errors import CourseError
 from finetuning.profiles import ASSETS
 
@@ -51,6 +52,8 @@ def quiz(lesson: str, answers: Any = "") -> None:
             for other in letters(question):
                 if other != letter:
                     print(f"    not {other}: {question[other][1]}")
+    if right == len(asked):
+        record(lesson, "quiz")
     again = "" if right == len(asked) else " Change the others and run the cell again."
     print(f"{right} of {len(asked)} right.{again}")
 
