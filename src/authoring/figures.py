@@ -72,7 +72,7 @@ def roadmap(lesson: str) -> Figure:
         for written, read in names.items():
             name = name.replace(written, read)
         words = textwrap.fill(name.replace("_", " "), 11)
-        _box(ax, i * step + 0.13, 0.05, step - 0.33, 1.25, f"{number}\n{words}", size=12.5, **colours)
+        _box(ax, i * step + 0.13, 0.05, step - 0.33, 1.25, f"{number}\n{words}", size=11.5, **colours)
         if i:
             _arrow(ax, (i * step - 0.18, 0.67), (i * step + 0.12, 0.67), GREY)
     return fig

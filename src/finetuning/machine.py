@@ -73,17 +73,9 @@ def peak_memory() -> dict[str, int | None]:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries the course is built on."""
-    names = [
-        "torch",
-        "transformers",
-        "datasets",
-        "accelerate",
-        "peft",
-        "deepspeed",
-        "evaluate",
-        "scikit-learn",
-        "papermill",
-    ]
+    names = (
+        "torch", "transformers", "datasets", "accelerate", "peft", "deepspeed", "evaluate", "scikit-learn", "papermill",
+    )  # fmt: skip
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
