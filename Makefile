@@ -110,7 +110,7 @@ slides: setup  ## the lessons as slides, in build/slides/, with the outputs of t
 learner: setup  ## copies for a class and a zip of each, in build/learner/ and build/instructor/ (10 seconds; RUN=)
 	@$(BIN)/python -m authoring learner $(or $(RUN),$(PROFILE))
 
-site: setup  ## report, lessons, glossary, slides and the learners' zip as one site, in build/site/, of the last run (1 minute; RUN=)
+site: setup  ## report, lessons, glossary, slides and the learners' zip as one site, in build/site/, of the last run (60 seconds; RUN=)
 	@$(BIN)/python -m authoring site $(or $(RUN),$(PROFILE))
 
 grade: setup  ## what a class has done, from the files in FOLDER=, in build/grades.csv (a second)
