@@ -119,14 +119,16 @@ def _plan(given: argparse.Namespace) -> int:
 
 
 def _train(given: argparse.Namespace) -> int:
-    from torch.cuda import device_count
+    from finetuning.distributed.jobs import read_trainings
+
+    trainings = read_trainings(given.config)
+    from torch.cuda import device_count  # not before the file is known to be one
 
     from finetuning.distributed import launch
-    from finetuning.distributed.jobs import read_trainings
     from finetuning.workspace import run_folder
 
     signal.signal(signal.SIGTERM, stop)
-    for training in read_trainings(given.config):
+    for training in trainings:
         if given.fresh:
             own = run_folder(training.run_name)  # its run is removed whole where it is this training's alone
             shutil.rmtree(own if own.name == training.name else own / "models" / training.name, ignore_errors=True)

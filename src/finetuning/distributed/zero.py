@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 
 import psutil
-import torch
 
 from finetuning.errors import CourseError
 from finetuning.profiles import ASSETS
@@ -23,6 +22,8 @@ def import_deepspeed() -> ModuleType:
     On a CPU every start would compile a shared-memory helper for half a minute; an empty list of compatible operators
     keeps DeepSpeed on PyTorch's own communication.
     """
+    import torch
+
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
