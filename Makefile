@@ -42,17 +42,18 @@ setup:  ## set up .venv (2-5 minutes, once; the other commands do it by themselv
 	  *) echo "$(VENV) is lent by another folder: nothing is installed into it";; esac
 
 # Names of files and columns may hold anything: they go through the environment, where neither make nor the shell reads them.
-unexport REVIEWS BASE_MODEL TEXT LABEL CONFIG FOLDER
+unexport REVIEWS BASE_MODEL TEXT LABEL LABELS CONFIG FOLDER
 export GIVEN_REVIEWS := $(value REVIEWS)
 export GIVEN_BASE_MODEL := $(value BASE_MODEL)
 export GIVEN_TEXT := $(value TEXT)
 export GIVEN_LABEL := $(value LABEL)
+export GIVEN_LABELS := $(value LABELS)
 export GIVEN_CONFIG := $(value CONFIG)
 export GIVEN_FOLDER := $(value FOLDER)
 SOURCES := --profile="$(PROFILE)" --reviews="$$GIVEN_REVIEWS" --base-model="$$GIVEN_BASE_MODEL"
 
-run: setup  ## run the whole course headless (12 minutes on 2 cores, less where bfloat16 is fast; PROFILE= REVIEWS= TEXT= LABEL= RATING= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
-	@$(BIN)/python -m finetuning run $(SOURCES) --text="$$GIVEN_TEXT" --label="$$GIVEN_LABEL" --rating="$(RATING)" \
+run: setup  ## run the whole course headless (12 minutes on 2 cores, less where bfloat16 is fast; PROFILE= REVIEWS= TEXT= LABEL= LABELS= RATING= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
+	@$(BIN)/python -m finetuning run $(SOURCES) --text="$$GIVEN_TEXT" --label="$$GIVEN_LABEL" --labels="$$GIVEN_LABELS" --rating="$(RATING)" \
 	  $(if $(LIMIT),--limit "$(LIMIT)") $(if $(SEED),--seed "$(SEED)") $(if $(RUN),--name "$(RUN)") $(if $(LESSONS),--lessons "$(LESSONS)") $(if $(FRESH),--fresh)
 
 train: setup  ## one training from a file like src/finetuning/assets/launch/train.yaml (2 minutes or days; CONFIG= PROCESSES= FRESH=1)

@@ -346,10 +346,10 @@ def test_occlusion_finds_the_word_that_decided():
         positive = np.array([0.5 + 0.4 * ("superb" in text) - 0.2 * ("long" in text) for text in texts])
         return np.column_stack([1 - positive, positive])
 
-    marked = occlusion("a superb but long film", by_word)
+    marked = occlusion("a superb but long film", by_word, ("negative", "positive"))
     assert np.allclose(marked.weights, [0, 0.4, 0, -0.2, 0])
     assert repr(marked).startswith("a [+superb] but [-long] film") and "positive with probability 0.70" in repr(marked)
-    long = occlusion(" ".join(["word"] * 400 + ["superb"]), by_word)
+    long = occlusion(" ".join(["word"] * 400 + ["superb"]), by_word, ("negative", "positive"))
     assert len(long.pieces) <= 150 and long.weights.argmax() == len(long.pieces) - 1
     assert " ".join(long.pieces).split() == ["word"] * 400 + ["superb"]
 

@@ -359,7 +359,7 @@ BROKEN = {
     "book.xlsx": (b"PK\x03\x04", "no CSV, TSV, JSON .*save it as one of them"),
     "white.csv": ("\n\n  \n", "begins with no line of column names"),
     "nohead.tsv": ("A fine film\t1\n" * 60, "no column 'text'.*the first line names the columns"),
-    "three.csv": (PLAIN.replace("positive", "neutral", 1), "the label is 'neutral'; expected are"),
+    "three.csv": (PLAIN.replace("positive", "neutral", 1), "30 negative, 1 neutral and 29 positive reviews; .*LABELS="),
     "empty.csv.gz": (gzip.compress(b""), "is empty; expected are a text and a label"),
     "half.arrow": (b"ARROW1\0\0" + b"x" * 50, "cannot be read"),
 }  # fmt: skip
@@ -440,7 +440,7 @@ def test_a_folder_that_is_a_pattern_to_deepspeed_is_refused(tmp_path, monkeypatc
 def model_folder(tiny_model, runs):
     settings = replace(choose(base_model=str(tiny_model)), max_length=32)
     folder = save_model(load_model(settings), load_tokenizer(settings), runs / "tiny" / "models" / "trainer", [])
-    save_usage(folder, settings)
+    save_usage(folder, settings, ("negative", "positive"))
     return folder
 
 
@@ -513,7 +513,7 @@ def test_make_passes_names_on_as_they_are(by, tmp_path):
     python.chmod(0o755)
     written(python.parent.parent / "installed", "")
     place = f'my "best" $HOME $(shell touch {tmp_path}/ran) `touch {tmp_path}/ran` it\'s.csv'
-    given = {"REVIEWS": place, "LABEL": '$x"'}
+    given = {"REVIEWS": place, "LABEL": '$x"', "LABELS": "so la la,$y"}
     words, environment = ["make", "run", f"VENV={python.parent.parent}"], {**os.environ, "MAKEFLAGS": ""}
     environment.pop("PYTHONPATH", None)
     if by == "environment":
@@ -522,4 +522,5 @@ def test_make_passes_names_on_as_they_are(by, tmp_path):
         words += [f"{name}={value}" for name, value in given.items()]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert f"--reviews={place}" in done.stdout.splitlines() and '--label=$x"' in done.stdout.splitlines(), done.stderr
+    assert "--labels=so la la,$y" in done.stdout.splitlines()
     assert not (tmp_path / "ran").exists()

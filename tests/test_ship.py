@@ -45,7 +45,7 @@ def folder(tiny_model, runs):
     """The folder of a run called tiny, as lessons 03 and 07 leave it."""
     target = runs / "tiny" / "models" / "trainer"
     shutil.copytree(tiny_model, target)
-    save_usage(target, SETTINGS)
+    save_usage(target, SETTINGS, LABEL_WORDS)
     return target
 
 
@@ -101,7 +101,8 @@ def test_every_review_gets_its_own_score_in_the_order_of_the_file(kind, label, f
     cleaned = [clean_text(text) for text in texts]
     scores, _ = score_labels(model, tokenizer, cleaned, prompt=SETTINGS.prompt, max_length=SETTINGS.max_length)
     assert counts == (40, 0) and said == "" and numbers(lines) == list(range(1, 41))
-    assert np.allclose([float(line["probability_positive"]) for line in lines], scores[:, 1], atol=1e-5)
+    for i, word in enumerate(LABEL_WORDS):
+        assert np.allclose([float(line[f"probability_{word}"]) for line in lines], scores[:, i], atol=1e-5)
     assert [line["label"] for line in lines] == [LABEL_WORDS[row.argmax()] for row in scores]
     assert np.std(scores[:, 1]) > 1e-4  # else a wrong order would not show
     assert usage == {"prompt": SETTINGS.prompt, "max_length": 32, "label_words": list(LABEL_WORDS)}
@@ -111,7 +112,7 @@ def test_every_review_gets_its_own_score_in_the_order_of_the_file(kind, label, f
 def test_eight_bits_answer_nearly_the_same_and_say_how_nearly(runs, tmp_path, capsys):
     model = runs / "pocket" / "models" / "trainer"
     shutil.copytree(POCKET_T5, model)
-    save_usage(model, choose())
+    save_usage(model, choose(), LABEL_WORDS)
     texts = [json.loads(line)["text"] for line in (POCKET_REVIEWS / "train.jsonl").read_text().splitlines()[:200]]
     file = tmp_path / "reviews.csv"
     file.write_text(as_csv(texts))
@@ -199,7 +200,10 @@ def test_no_text_of_a_review_comes_out(label):
     lines, _, said = label("reviews.csv", as_csv(['=HYPERLINK("http://127.0.0.1")', "@SUM(A1)", "", "-1+1"]))
     assert len(lines) == 3 and "HYPERLINK" not in said
     for line in lines:
-        assert set(line) == {"row", "label", "probability_positive"} and line["label"] in LABEL_WORDS
+        assert (
+            set(line) == {"row", "label", "probability_negative", "probability_positive"}
+            and line["label"] in LABEL_WORDS
+        )
         assert 0 <= float(line["probability_positive"]) <= 1
 
 
@@ -232,7 +236,10 @@ def test_a_file_or_model_that_is_not_there_is_answered_in_one_sentence(folder, t
     with pytest.raises(CourseError, match="name is made of letters"):
         shipped_folder("../tiny")
     assert shipped_folder("tiny") == folder
-    for content in ('{"prompt": "no place"', '{"prompt": "x {text}", "max_length": 9, "label_words": ["bad", "good"]}'):
+    for content in (
+        '{"prompt": "no place"',
+        '{"prompt": "x {text}", "max_length": 9, "label_words": ["good", "good"]}',
+    ):
         (folder / USAGE).write_text(content)
         with pytest.raises(CourseError, match="cannot be used"):
             read_usage(folder)
@@ -284,7 +291,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(folder, runs, tmp_path):
     file = tmp_path / "reviews.jsonl"
     file.write_text('{"text": "a good film"}\n' * 20_000)
     process = start_predict(runs, file, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout.readline() == b"row,label,probability_positive\n"
+    assert process.stdout.readline() == b"row,label,probability_negative,probability_positive\n"
     process.stdout.close()
     assert process.wait(timeout=300) == 1 and process.stderr.read() == b""
 
@@ -335,7 +342,7 @@ def test_it_is_hardly_slower_than_the_lesson(runs, tmp_path, monkeypatch):
     """The command that labels a file reaches nine tenths of the lesson's reviews per second of work."""
     folder = runs / "pocket" / "models" / "trainer"
     shutil.copytree(POCKET_T5, folder)
-    save_usage(folder, choose())
+    save_usage(folder, choose(), LABEL_WORDS)
     loaded = load_shipped(folder)
     monkeypatch.setattr(
         "finetuning.usage.load_shipped", lambda _: loaded
@@ -411,7 +418,10 @@ def test_the_form_answers_when_clicked_and_steps_aside_headless(monkeypatch, cap
 def splits():
     texts = {"train": 6, "validation": 2, "test": 4}
     return DatasetDict(
-        {n: Dataset.from_dict({"text": ["x"] * k, "label": [0, 1] * (k // 2)}) for n, k in texts.items()}
+        {
+            n: Dataset.from_dict({"text": ["x"] * k, "label": [0, 1] * (k // 2), "labels": [[5, 1], [6, 1]] * (k // 2)})
+            for n, k in texts.items()
+        }
     )
 
 

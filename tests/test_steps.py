@@ -109,8 +109,8 @@ def test_tfidf_learns_and_shows_its_words():
 
     texts = [f"{'great' if i % 2 else 'awful'} thing {i % 7}" for i in range(80)]
     split = Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(80)]})
-    negative, positive = telling_words(tfidf_classifier().fit(texts, split["label"]), 3)
-    assert "awful" in dict(negative) and "great" in dict(positive)
+    told = telling_words(tfidf_classifier().fit(texts, split["label"]), LABEL_WORDS, 3)
+    assert "awful" in dict(told["negative"]) and "great" in dict(told["positive"])
     curve = learning_curve(split, split, [20, 40, 80], repeats=2)
     assert np.nanmin(curve) == 1.0
     assert np.isnan(curve).tolist() == [[False, False], [False, False], [False, True]]  # of all reviews one sample

@@ -46,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--text", default="", help="the column of the texts, where it has no usual name")
     run.add_argument("--label", default="", help="the column of the labels, where it has no usual name")
     run.add_argument("--rating", default="", help="labels are ratings: as 4,7, up to 4 negative and from 7 positive")
+    run.add_argument(
+        "--labels", default="", help="label words, as bad,fine,good or 1=bad,2=fine,3=good (default: found)"
+    )
     run.add_argument("--base-model", default="", help="another T5: a folder or a Hub id")
     run.add_argument("--limit", type=int, default=0, help="at most so many training and test reviews (0: all)")
     run.add_argument("--seed", type=int, default=1)
@@ -85,7 +88,7 @@ def _run(given: argparse.Namespace) -> int:
     from finetuning.course.runner import chosen_lessons, run_course
 
     signal.signal(signal.SIGTERM, stop)  # told to end by another program: as by Ctrl-C
-    columns = {name: vars(given).pop(name) for name in ("text", "label", "rating")}
+    columns = {name: vars(given).pop(name) for name in ("text", "label", "rating", "labels")}
     own = ("command", "do", "when_stopped")
     options = {option: value for option, value in vars(given).items() if option not in own}
     run_course(**options | {"columns": columns, "lessons": chosen_lessons(given.lessons)})

@@ -1,29 +1,43 @@
 """Lesson 02: what can be had without fine-tuning anything."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from datasets import Dataset
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from finetuning.data import take
 
 
 def tfidf_classifier(seed: int = 1) -> Pipeline:
-    """TF-IDF over words and word pairs, then logistic regression: the baseline every text classifier must beat."""
+    """TF-IDF over words and word pairs, then logistic regression: the baseline every text classifier must beat.
+
+    Of two labels one regression, of more one for each label against all others.
+    """
     return make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, strip_accents="unicode"),
-        LogisticRegression(C=10, solver="liblinear", random_state=seed),
+        OneVsRestClassifier(LogisticRegression(C=10, solver="liblinear", random_state=seed)),
     )
 
 
-def telling_words(classifier: Pipeline, count: int = 12) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """The terms with the largest weights: two lists of (term, weight), towards negative and towards positive."""
-    vectorizer, regression = classifier[0], classifier[-1]
-    weights, terms = regression.coef_[0], vectorizer.get_feature_names_out()
-    order = np.argsort(weights)
-    pick = lambda rows: [(str(terms[row]), float(weights[row])) for row in rows]  # noqa: E731
-    return pick(order[:count]), pick(order[: -count - 1 : -1])
+def telling_words(
+    classifier: Pipeline, words: Sequence[str], count: int | None = None
+) -> dict[str, list[tuple[str, float]]]:
+    """The terms with the largest weights towards each label: a dict of label word -> list of (term, weight).
+
+    ``count`` terms of each; None: as many as can be read side by side. Of two labels the first one's weights are those
+    of the other with the sign changed.
+    """
+    terms, weights = classifier[0].get_feature_names_out(), [one.coef_[0] for one in classifier[-1].estimators_]
+    weights = [-weights[0], *weights] if len(weights) == 1 else weights
+    order = [np.argsort(-each, kind="stable")[: count or max(3, 24 // len(words))] for each in weights]
+    return {
+        word: [(str(terms[row]), float(each[row])) for row in rows]
+        for word, each, rows in zip(words, weights, order, strict=True)
+    }
 
 
 def learning_curve(train: Dataset, test: Dataset, sizes: list[int], *, repeats: int = 3, seed: int = 1) -> np.ndarray:

@@ -2,25 +2,25 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
 from sklearn.feature_extraction.text import HashingVectorizer
 from transformers import PreTrainedTokenizerBase
 
 from finetuning.errors import CourseError
 from finetuning.files import sealed_aside
-from finetuning.labels import LABEL_WORDS
-from finetuning.profiles import USUAL_COLUMNS, Columns, Profile
-from finetuning.reviews import KNOWN, LABEL, TEXT, clean_text, need_column
+from finetuning.profiles import MOST_LABELS, USUAL_COLUMNS, Columns, Profile
+from finetuning.reviews import KNOWN, LABEL, LABEL_WORDS, TEXT, clean_text, need_column
 from finetuning.sources import EXPECTED, LABELS, read_place
 
 TOKENS = ("text", "label", "input_ids", "attention_mask", "labels")  # columns that the lessons make
 LEAST_TRAIN = 5  # reviews of each label in train
 LEAST_HELD = 2  # reviews of each label in validation and in test
 LEAST_ROWS = 34  # reviews in train: an epoch of less than two batches is none
+NUMBER = r"(-?\d+(?:\.\d+)?)( ?stars?)?"
 
 
 def load_reviews(
@@ -30,9 +30,10 @@ def load_reviews(
 
     ``place`` is a file (CSV and its kin, JSON, Parquet, Arrow), a folder with ``train`` and ``test`` files of these
     kinds, or with folders of text files by class, or one by ``save_to_disk``, or a Hub id (``revision`` pins it).
-    Columns ``text`` (str) and ``label`` (0 negative, 1 positive), found by ``columns`` or their usual names; further
-    columns are kept. A single file is split 80/20 into train and test. ``limit`` caps train and test each, stratified
-    by label. Raises CourseError, naming the place, what was found and what is expected. Used in lesson 01.
+    Columns ``text`` (str) and ``label`` (a ClassLabel, whose ``names`` are the label words: negative and positive, or
+    2 to 20 of the data's own), found by ``columns`` or their usual names; further columns are kept. A single file is
+    split 80/20 into train and test. ``limit`` caps train and test each, stratified by label. Raises CourseError, naming
+    the place, what was found and what is expected. Used in lesson 01.
     """
     splits = DatasetDict(_with_labels(place, read_place(place, revision, columns), columns))
     whole = "test" in splits
@@ -41,22 +42,26 @@ def load_reviews(
     if not whole:
         splits = split_off(splits, "test", 0.2, seed)
     for name in splits if limit else ():
-        size = limit if name != "validation" else max(2 * LEAST_HELD, limit // 5)
+        size = limit if name != "validation" else max(len(label_words(splits[name])) * LEAST_HELD, limit // 5)
         splits[name] = take(splits[name], size, seed, LEAST_HELD)
         _check_split(splits[name], f"Cut to LIMIT={limit}, {place} ({name})", name)
     return splits
 
 
 def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> dict[str, Dataset]:
-    """The splits with a text in ``text`` and 0 or 1 in ``label``; CourseError on the first row without them."""
+    """The splits with a text in ``text`` and a class in ``label``; CourseError on the first row without them."""
     read, labelled, between = {}, {}, 0
     for name, split in splits.items():
         where, names = f"{place} ({name})", split.column_names
         text = need_column(where, names, TEXT, columns.text)
         label = need_column(where, [column for column in names if column != text], LABEL, columns.label)
         gone = [column for column in names if column in (text, label, *TOKENS)]
-        read[name] = split[text][:], _label_words(split, label), split.remove_columns(gone)
-    numbers, rule = _label_rule({word for _, words, _ in read.values() for word in words}, label, columns.rating)
+        read[name] = split[text][:], _labels_as_text(split, label), split.remove_columns(gone)
+    found = {word for _, words, _ in read.values() for word in words}
+    try:
+        numbers, classes, rule, left = _label_rule(found, label, columns)
+    except CourseError as error:
+        raise CourseError(f"{place}: {error}") from None
     for name, (texts, words, rest) in read.items():
         for row, (review, word) in enumerate(zip(texts, words, strict=True), 1):
             wrong = "" if word in numbers else f"the label is {repr(word[:40]) if word else 'missing'}; {EXPECTED}"
@@ -66,51 +71,96 @@ def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> di
                 raise CourseError(f"{place} ({name}), review {row}: {wrong}.")
         kept = [row for row, word in enumerate(words) if numbers[word] is not None]
         between += len(words) - len(kept)
-        own = Dataset.from_dict({"text": [texts[row] for row in kept], "label": [numbers[words[row]] for row in kept]})
-        labelled[name] = concatenate_datasets([own, rest.select(kept)], axis=1) if rest.column_names else own
+        parts = [Dataset.from_dict({"text": [texts[row] for row in kept]}), rest.select(kept)]
+        own = {"label": [numbers[words[row]] for row in kept]}
+        parts.insert(1, Dataset.from_dict(own, features=Features({"label": ClassLabel(names=[*classes])})))
+        labelled[name] = concatenate_datasets([part for part in parts if part.column_names], axis=1)
     if (text, label) != ("text", "label") or rule:
-        rule = f"; {rule}, {between:,} between are left out (RATING=low,high sets this)" if rule else ""
+        rule = f"; {rule}, {between:,} {left}" if rule else ""
         print(f"text from column {text!r}, label from {label!r}{rule}")
     return labelled
 
 
-def _label_words(split: Dataset, column: str) -> list[str]:
-    """The labels as words in small letters, those of a class label by their names."""
+def _labels_as_text(split: Dataset, column: str) -> list[str]:
+    """The labels as text, those of a class label by their names."""
     feature, values = split.features[column], split[column][:]
     names = dict(enumerate(getattr(feature, "names", None) or ()))
-    return ["" if value is None else str(names.get(value, value)).strip().lower() for value in values]
+    return ["" if value is None else str(names.get(value, value)).strip() for value in values]
 
 
-def _label_rule(words: set[str], column: str, rating: str) -> tuple[dict[str, int | None], str]:
-    """For each label word 0, 1 or None (left out), and the rule in words where they are ratings.
+def _label_rule(
+    found: set[str], column: str, columns: Columns
+) -> tuple[dict[str, int | None], Sequence[str], str, str]:
+    """For each label of the data its class or None (left out), the label words, and the rule in words where it is own.
 
-    Words that cannot be understood are missing. As in IMDb's own labels, up to 4 of 10 is negative and from 7 positive;
-    of five stars it is up to 2 and from 4; ``rating`` names two other numbers.
+    Labels that cannot be understood are missing. As in IMDb's own labels, up to 4 of 10 is negative and from 7
+    positive; of five stars it is up to 2 and from 4; ``columns`` has two other numbers, or words. Labels that are no
+    numbers, and neither negative nor positive, are classes of their own, in the order of the alphabet.
     """
-    found = {word: re.fullmatch(r"(-?\d+(?:\.\d+)?)( ?stars?)?", word) for word in words}
-    values = {word: float(number[1]) for word, number in found.items() if number}
-    given = set(values.values())
-    if rating:
-        low, high = map(float, rating.split(","))
-    elif words <= LABELS.keys() or not given:
-        return dict(LABELS), ""
+    numbers = {word: number for word in found if (number := re.fullmatch(NUMBER, word.lower()))}
+    values = {word: float(number[1]) for word, number in numbers.items()}
+    given, chosen, plain = set(values.values()), columns.words(), {word: _plain(word) for word in found}
+    known = {word: LABELS[word.lower()] for word in found if word.lower() in LABELS}
+    if chosen:
+        return _named(plain, chosen)
+    if columns.rating:
+        low, high = map(float, columns.rating.split(","))
+    elif len(known) == len(found - {""}):
+        return known, LABEL_WORDS, "", ""
+    elif not given:
+        names = {word.lower(): word for word in sorted(found - {""}, reverse=True)}
+        return _named(plain, {word: word for _, word in sorted(names.items())})
     elif given == {-1, 1}:
         low, high = -1.0, 1.0
     else:
-        stars = any("star" in word for word in words) or re.sub(r"[\W_]", "", column).lower() in KNOWN["ratings"]
+        stars = (
+            any(number[2] for number in numbers.values()) or re.sub(r"[\W_]", "", column).lower() in KNOWN["ratings"]
+        )
         five, ten = 4 <= max(given) <= 5 and min(given) >= 5 - max(given), 5 < max(given) <= 10 and min(given) >= 0
         if not stars or not (five or ten):
-            return dict(LABELS), ""
+            return known, LABEL_WORDS, "", ""
         low, high = (2.0, 4.0) if five else (4.0, 7.0)
     labels = {word: 0 if value <= low else 1 if value >= high else None for word, value in values.items()}
-    return labels, f"up to {low:g} is negative, from {high:g} positive"
+    rule = f"up to {low:g} is negative, from {high:g} positive"
+    return labels, LABEL_WORDS, rule, "between are left out (RATING=low,high sets this)"
+
+
+def _plain(label: str) -> str:
+    """A label in small letters; a number of stars as the number."""
+    number = re.fullmatch(NUMBER, label.lower())
+    return f"{float(number[1]):g}" if number else label.lower()
+
+
+def _named(
+    plain: Mapping[str, str], chosen: Mapping[str, str]
+) -> tuple[dict[str, int | None], Sequence[str], str, str]:
+    """As ``_label_rule``, for ``chosen`` labels and their words. ``plain``: the data's labels as they are compared."""
+    words, wanted = list(dict.fromkeys(chosen.values())), {_plain(label): word for label, word in chosen.items()}
+    shown = ", ".join([repr(word[:40]) for word in sorted(plain)[:8]] + ["..."] * (len(plain) > 8))
+    if missing := [label for label in chosen if _plain(label) not in plain.values()]:
+        raise CourseError(
+            f"no review has the label {missing[0]!r}; found are {shown}. LABELS= names them as they stand."
+        )
+    if not 2 <= len(words) <= MOST_LABELS:
+        way = f"learnt can be 2 to {MOST_LABELS}: name those to keep by LABELS=a,b,c, or the labels' column by LABEL="
+        raise CourseError(f"the reviews' labels are {shown} ({len(words):,} in all); {way}.")
+    labels = {label: words.index(wanted[same]) if same in wanted else None for label, same in plain.items() if label}
+    return labels, words, f"labels {', '.join(words)}", "of other labels are left out (LABELS= names and orders them)"
+
+
+def label_words(split: Dataset) -> Sequence[str]:
+    """The words of a split's labels 0, 1, …: those of its class label, or negative and positive."""
+    return getattr(split.features["label"], "names", LABEL_WORDS)
 
 
 def _check_split(split: Dataset, where: str, name: str, least: int = LEAST_TRAIN) -> None:
-    counts = np.bincount(np.array(split["label"][:], dtype=int), minlength=2)
+    words = label_words(split)
+    counts = np.bincount(np.array(split["label"][:], dtype=int), minlength=len(words))
     if counts.min() < (needed := least if name == "train" else LEAST_HELD):
+        *some, last = (f"{count:,} {word[:40]}" for word, count in zip(words, counts, strict=True))
         needs = f"at least {needed} of each are needed to learn from, to choose by and to measure on"
-        raise CourseError(f"{where} holds {counts[0]} negative and {counts[1]} positive reviews; {needs}.")
+        way = "; LABELS=a,b,c names those to keep" if len(words) > 2 else ""
+        raise CourseError(f"{where} holds {', '.join(some)} and {last} reviews; {needs}{way}.")
     if name == "train" and len(split) < LEAST_ROWS:
         raise CourseError(f"{where} holds {len(split)} reviews; at least {LEAST_ROWS} are needed to learn from.")
 
@@ -126,13 +176,15 @@ def take(split: Dataset, size: int, seed: int, least: int = 0) -> Dataset:
 
 
 def _draw(labels: np.ndarray, size: int, seed: int, least: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    fewest = [min(least, int((labels == label).sum())) for label in (0, 1)]
-    positive = min(max(round(size * labels.mean()), fewest[1]), size - fewest[0])
-    rows = [
-        rng.choice(np.flatnonzero(labels == label), count, replace=False)
-        for label, count in ((0, size - positive), (1, positive))
-    ]
+    """Rows of ``size`` reviews, each label with its share of them, and with ``least`` where it has so many."""
+    rng, there = np.random.default_rng(seed), np.bincount(labels)
+    counts, fewest = there.copy(), np.minimum(there, least)
+    for label in range(len(there))[:0:-1]:  # of what the later labels leave, its share; the first takes the rest
+        left, among = size - counts[label + 1 :].sum(), there[: label + 1].sum()
+        share = round(left * (there[label] / max(1, among)))
+        counts[label] = min(max(share, fewest[label]), left - fewest[:label].sum())
+    counts[0] = size - counts[1:].sum()
+    rows = [rng.choice(np.flatnonzero(labels == i), count, replace=False) for i, count in enumerate(counts)]
     return rng.permutation(np.concatenate(rows))
 
 
@@ -142,7 +194,8 @@ def split_off(splits: DatasetDict, name: str, share: float, seed: int) -> Datase
     Used where a source has no test or validation split. Raises CourseError where too few of a label are left in train.
     """
     train = splits["train"]
-    held = _draw(np.array(train["label"]), max(2 * LEAST_HELD, round(len(train) * share)), seed, LEAST_HELD)
+    size = max(len(label_words(train)) * LEAST_HELD, round(len(train) * share))
+    held = _draw(np.array(train["label"]), size, seed, LEAST_HELD)
     rest = train.select(np.setdiff1d(np.arange(len(train)), held))
     _check_split(rest, f"After the split {name!r} is taken from it, train", "train")
     return DatasetDict({**splits, "train": rest, name: train.select(held)})
@@ -232,7 +285,7 @@ def prepare(settings: Profile, tokenizer: PreTrainedTokenizerBase) -> DatasetDic
 
     def tokenize(batch: dict) -> dict:
         texts = [settings.prompt.format(text=text) for text in batch["text"]]
-        words = [LABEL_WORDS[label] for label in batch["label"]]
+        words = [label_words(splits["train"])[label] for label in batch["label"]]
         inputs = tokenizer(texts, truncation=True, max_length=settings.max_length)
         return {"input_ids": inputs["input_ids"], "labels": tokenizer(text_target=words)["input_ids"]}
 

@@ -1,4 +1,4 @@
-"""Labels as words, and the words' scores in one decoder step. Used from lesson 01 on."""
+"""Labels as words, and the words' scores: in one decoder step, or in a pass for each. Used from lesson 01 on."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,29 +10,34 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetuning.batching import padded, token_batches, token_rows
 from finetuning.errors import CourseError
+from finetuning.reviews import LABEL_WORDS
 
-Rows = Sequence[Sequence[int]]  # token ids of each review, end token included
-Answer = Callable[[Rows], Tensor]  # the logits of the two label words of each, (reviews, 2)
-LABEL_WORDS = ("negative", "positive")  # label 0, label 1
+Rows = Sequence[Sequence[int]]  # token ids of each review or word, end token included
 # Tokens scored at a time, on a processor and on a GPU: the one is fastest where its cache still holds a batch.
 CPU_TOKENS, GPU_TOKENS = 2048, 32768
+Answer = Callable[[Rows], Tensor]  # a score of each label word for each review, (reviews, words): softmax is to follow
 
 
-def label_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token ids of the two label words, in the order of the labels. Raises CourseError unless each is one token."""
-    ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in LABEL_WORDS]
-    if any(len(tokens) != 1 for tokens in ids):
-        cut = f"This tokenizer cuts the label words into several tokens ({dict(zip(LABEL_WORDS, ids, strict=True))})"
-        way = "one-step scoring needs one token each: choose a T5 whose vocabulary holds both words."
-        raise CourseError(f"{cut}; {way}")
-    return [tokens[0] for tokens in ids]
+def label_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str] = LABEL_WORDS) -> list[list[int]]:
+    """The token ids of each label word, end token included. Raises CourseError where two words have the same."""
+    rows: list[list[int]] = tokenizer(list(words))["input_ids"]
+    for i, row in enumerate(rows):
+        if row in rows[:i]:
+            same = f"To this tokenizer the label words {words[rows.index(row)]!r} and {words[i]!r} are the same tokens"
+            raise CourseError(f"{same}; give one another name (LABELS=old=new,...), or choose a T5 that knows both.")
+    return rows
+
+
+def label_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str] = LABEL_WORDS) -> list[int]:
+    """The id of each label word's first token, in the order of the labels."""
+    return [row[0] for row in label_tokens(tokenizer, words)]
 
 
 def by_one_step(model: PreTrainedModel, words: Sequence[int], limit: int | None = None) -> Answer:
-    """A function from token ids to the two label words' logits in the first decoder step, shape (reviews, 2).
+    """A function from token ids to the logits of ``words`` in the first decoder step, shape (reviews, words).
 
-    One step replaces ``generate``: the answer is one token long, so its logits are all there is to know. ``words``:
-    as ``label_ids`` gives them. A batch is padded to ``limit`` tokens, or to its longest review.
+    One step replaces ``generate`` where the first token tells the label words apart. ``words``: as ``label_ids`` gives
+    them. A batch is padded to ``limit`` tokens, or to its longest review.
     """
 
     def answer(rows: Rows) -> Tensor:
@@ -43,18 +48,46 @@ def by_one_step(model: PreTrainedModel, words: Sequence[int], limit: int | None 
     return answer
 
 
-def score_labels(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int
-) -> tuple[np.ndarray, float]:
-    """The probability of each label word as the first word of the answer.
+def by_whole_words(model: PreTrainedModel, words: Rows) -> Answer:
+    """A function from token ids to the log-probability of each word (``label_tokens``), shape (reviews, words).
 
-    Returns a float array of shape (reviews, 2), rows summing to one over the two words, and the reviews scored per
+    One pass of the decoder for each word, which reads the word's own tokens (teacher forcing); the encoder reads a
+    review once. The tokens' log-probabilities are summed, as the word's probability is the product of theirs.
+    """
+
+    def answer(rows: Rows) -> Tensor:
+        ids, mask = padded(rows, device=model.device)
+        read = model.get_encoder()(input_ids=ids, attention_mask=mask)
+        scores = []
+        for word in words:
+            wanted = torch.tensor([word], device=model.device).expand(len(rows), -1)
+            given = model.prepare_decoder_input_ids_from_labels(wanted)
+            logits = model(encoder_outputs=read, attention_mask=mask, decoder_input_ids=given).logits.float()
+            scores.append(logits.log_softmax(-1).gather(-1, wanted[..., None]).sum((1, 2)))
+        return torch.stack(scores, 1)
+
+    return answer
+
+
+def by_words(model: PreTrainedModel, words: Rows) -> Answer:
+    """``by_one_step`` where the first token tells the words apart, else ``by_whole_words``."""
+    first = [word[0] for word in words]
+    return by_one_step(model, first) if len(set(first)) == len(words) else by_whole_words(model, words)
+
+
+def score_labels(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int,
+    words: Sequence[str] = LABEL_WORDS,
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """The probability of each label word as the answer.
+
+    Returns a float array of shape (reviews, words), rows summing to one over the words, and the reviews scored per
     second.
     """
-    answer = by_one_step(model, label_ids(tokenizer))
+    answer = by_words(model, label_tokens(tokenizer, words))
     began = time.perf_counter()
     rows = token_rows(tokenizer, texts, prompt=prompt, max_length=max_length)
-    probabilities = np.zeros((len(rows), 2))
+    probabilities = np.zeros((len(rows), len(words)))
     at_once = CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS
     model.eval()
     with torch.inference_mode():

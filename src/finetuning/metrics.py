@@ -13,8 +13,9 @@ from finetuning.results import ResultRow
 
 
 class AccuracyAndF1(evaluate.Metric):
-    """Share of right predictions, and the harmonic mean of precision and recall of the positive class.
+    """Share of right predictions, and the harmonic mean of precision and recall of label 1.
 
+    Of more than two labels it is the mean over the labels (macro-F1), in which a rare one counts as much as any other.
     Scikit-learn's numbers behind the ``evaluate`` interface, so that no Hub is needed.
     """
 
@@ -23,7 +24,8 @@ class AccuracyAndF1(evaluate.Metric):
         return evaluate.MetricInfo(description="accuracy and F1", citation="", features=features)
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        f1 = f1_score(references, predictions, zero_division=0)
+        average = "binary" if max(*references, *predictions) < 2 else "macro"
+        f1 = f1_score(references, predictions, average=average, zero_division=0)
         return {"accuracy": float(accuracy_score(references, predictions)), "f1": float(f1)}
 
 
@@ -45,7 +47,7 @@ def wilson_interval(correct: ArrayLike) -> tuple[float, float]:
 
 
 def measure(lesson: str, method: str, predictions: np.ndarray, labels: np.ndarray, **measured: Any) -> ResultRow:
-    """A row of the results table from ``predictions`` and ``labels``, two arrays of 0 and 1, one per test review.
+    """A row of the results table from ``predictions`` and ``labels``, two arrays of 0, 1, …, one per test review.
 
     Accuracy with its 95 % interval, F1 and the number of test reviews, plus ``measured``: other fields of the row.
     """

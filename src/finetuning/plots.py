@@ -75,21 +75,34 @@ def plot_padding(tokens: dict[str, int], real: int) -> Figure:
     return fig
 
 
-def plot_words(negative: list[tuple[str, float]], positive: list[tuple[str, float]]) -> Figure:
-    """The terms with the largest weights of a linear classifier, towards negative and towards positive."""
-    fig, ax = figure("What the bag of words goes by", height=0.3 * (len(negative) + len(positive)) + 1, grid="x")
-    words, weights = zip(*positive, *negative[::-1], strict=True)
-    ax.barh(words, weights, color=[BLUE if weight > 0 else ORANGE for weight in weights])
-    ax.set(xlabel="weight in the logistic regression (right: towards positive)")
-    ax.invert_yaxis()
+def plot_words(told: dict[str, list[tuple[str, float]]]) -> Figure:
+    """The terms with the largest weights towards each label, as ``baselines.telling_words`` gives them.
+
+    Of two labels the second stands on top and to the right, the first below and to the left.
+    """
+    fig, ax = figure("What the bag of words goes by", height=0.3 * sum(map(len, told.values())) + 1, grid="x")
+    if len(told) == 2:
+        (first, low), (second, high) = told.items()
+        told = {second: high, first: [(term, -weight) for term, weight in low[::-1]]}
+    at, names = 0, list[str]()
+    for i, (word, pairs) in enumerate(told.items()):
+        terms, weights = zip(*pairs, strict=True)
+        ax.barh(range(at, at + len(pairs)), weights, color=COLOURS[i % len(COLOURS)], label=f"towards {word}")
+        at, names = at + len(pairs), [*names, *terms]
+    ax.set(xlabel="weight in the logistic regression", yticks=range(at), yticklabels=names, ylim=(at - 0.5, -0.5))
+    ax.legend()
     return fig
 
 
 def plot_confusion(matrix: np.ndarray, words: Sequence[str], title: str) -> Figure:
     """A confusion matrix with counts; rows are the truth."""
-    fig, ax = figure(title, width=5, height=4)
+    more = max(0, len(words) - 3)
+    fig, ax = figure(title, width=5 + 0.5 * more, height=4 + 0.5 * more)
     shown = ConfusionMatrixDisplay(np.asarray(matrix), display_labels=words)
-    shown.plot(ax=ax, cmap="Blues", values_format=",", colorbar=False, text_kw={"fontsize": 16})
+    turned, size = (90 if more else 0), 16 if more < 3 else 9
+    shown.plot(
+        ax=ax, cmap="Blues", values_format=",", colorbar=False, text_kw={"fontsize": size}, xticks_rotation=turned
+    )
     ax.set(xlabel="predicted", ylabel="true")
     ax.grid(visible=False)
     return fig
@@ -126,21 +139,22 @@ def plot_by_labels(sizes: list[int], accuracies: dict[str, list[float]]) -> Figu
     return fig
 
 
-def plot_training(runs: dict[str, list[dict]]) -> Figure:
+def plot_training(runs: dict[str, list[dict]], blind: float = COIN_TOSS) -> Figure:
     """Loss and validation accuracy by epoch. ``runs``: dict of name -> the Trainer's log history.
 
+    ``blind``: the loss of blind guesses, which is drawn as a line (``trainer.blind_loss``).
     The axis of the loss ends a little over the highest validation loss: from random weights the first steps cost many
     times as much, and would press all that matters into one line at the bottom.
     """
     fig, (left, right) = figure("Training", width=11, height=4.8, columns=2)
-    top = COIN_TOSS
+    top = blind
     for colour, (name, history) in zip(COLOURS, runs.items(), strict=False):
         measured = curves(history)
         left.plot(*measured["loss"], color=colour, label=f"{name}: training")
         left.plot(*measured["eval_loss"], color=colour, linestyle="--", marker="o", label=f"{name}: validation")
         right.plot(*measured["eval_accuracy"], color=colour, marker="o", label=name)
         top = max(top, *measured["eval_loss"][1])
-    left.axhline(COIN_TOSS, color=GREY, linestyle=":", linewidth=2, label="a coin toss: ln 2 / 2")
+    left.axhline(blind, color=GREY, linestyle=":", linewidth=2, label=f"blind guesses: {blind:.3f}")
     left.set(xlabel="epoch", ylabel="cross-entropy per label token", ylim=(0, 1.25 * top))
     right.set(xlabel="epoch", ylabel="accuracy on validation")
     for ax in (left, right):
@@ -278,14 +292,17 @@ def plot_price(rows: Sequence[ResultRow]) -> Figure:
 def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     """Accuracy against confidence by bin. ``tables``: name -> DataFrame of ``calibration.reliability``."""
     fig, (left, right) = figure("Is the model as right as it is sure?", width=11, columns=2)
-    left.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", linewidth=2, label="as sure as right")
+    low = min(0.5, *(table["from"].min() for table in tables.values()))
+    left.plot([low, 1], [low, 1], color=GREY, linestyle=":", linewidth=2, label="as sure as right")
     for i, (colour, (name, table)) in enumerate(zip(COLOURS, tables.items(), strict=False)):
         left.plot(table["confidence"], table["accuracy"], marker="os^"[i % 3], color=colour, label=name)
         left.vlines(table["confidence"], table["low"], table["high"], color=colour, alpha=0.5)
         edges = [*table["from"], table["to"].iloc[-1]]
         right.hist(table["confidence"], edges, weights=table["reviews"], color=colour, histtype="step", linewidth=2)
-    left.set(xlabel="mean confidence in a bin", ylabel="share of right answers", xlim=(0.49, 1.01), ylim=(0, 1.05))
-    right.set(xlabel="confidence", ylabel="test reviews", xlim=(0.49, 1.01))
+    left.set(
+        xlabel="mean confidence in a bin", ylabel="share of right answers", xlim=(low - 0.01, 1.01), ylim=(0, 1.05)
+    )
+    right.set(xlabel="confidence", ylabel="test reviews", xlim=(low - 0.01, 1.01))
     left.legend(fontsize=10)
     return fig
 

@@ -15,17 +15,25 @@ POCKET_T5 = ASSETS / "pocket_t5"
 POCKET_REVIEWS = ASSETS / "pocket_reviews"
 RAW_REVIEWS = ASSETS / "raw_reviews"
 SMALLEST_LIMIT = 40  # reviews; a tenth of them becomes the validation split
+MOST_LABELS = 20
 
 
 class Columns(NamedTuple):
     """Where texts and labels stand in a file of reviews: the columns' names ("": found by their usual names).
 
-    ``rating`` is two numbers, as "4,7": up to the first a rating is negative, from the second positive.
+    ``rating`` is two numbers, as "4,7": up to the first a rating is negative, from the second positive. ``labels`` are
+    the label words in their order, as "bad,fine,good", or "1=bad,2=fine,3=good" where the data name them otherwise.
     """
 
     text: str = ""
     label: str = ""
     rating: str = ""
+    labels: str = ""
+
+    def words(self) -> dict[str, str]:
+        """What ``labels`` names: a dict of label in the data -> label word."""
+        pairs = [one.split("=", 1) for one in self.labels.split(",")] if self.labels else []
+        return {pair[0].strip(): pair[-1].strip() for pair in pairs}
 
 
 USUAL_COLUMNS = Columns()
@@ -86,6 +94,10 @@ def choose(
     rating, number = given.rating, r"\s*-?\d+(\.\d+)?\s*"
     if rating and not (re.fullmatch(f"{number},{number}", rating) and float.__lt__(*map(float, rating.split(",")))):
         raise CourseError(f"rating must be two numbers, the lower first, as '4,7', not {rating!r}.")
+    words = given.words()
+    if given.labels and (rating or "" in {*words, *words.values()} or not 2 <= len({*words.values()}) <= MOST_LABELS):
+        form = f"2 to {MOST_LABELS} label words, as 'bad,fine,good', or as '1=bad,2=fine,3=good', and not with rating"
+        raise CourseError(f"labels must be {form}; {given.labels[:80]!r} is not.")
     settings = replace(PROFILES[profile], limit=limit, seed=seed, columns=given)
     if reviews:
         settings = replace(settings, reviews=as_place(reviews, "reviews"), reviews_revision=None)

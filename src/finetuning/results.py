@@ -17,7 +17,7 @@ class ResultRow:
     accuracy: float  # share of right answers on the test reviews
     accuracy_low: float  # of its 95 % interval, by Wilson
     accuracy_high: float
-    f1: float  # of the positive class
+    f1: float  # of the positive class; of more than two labels the mean over them
     n_test: int  # test reviews
     train_seconds: float | None = None
     train_reviews_per_second: float | None = None

@@ -21,6 +21,7 @@ from finetuning.profiles import ASSETS
 
 KNOWN: dict[str, Any] = tomllib.loads((ASSETS / "reviews.toml").read_text(encoding="utf-8"))
 FORMATS, TEXT, LABEL = KNOWN["formats"], KNOWN["text"], KNOWN["label"]
+LABEL_WORDS = ("negative", "positive")  # of labels 0 and 1, where the reviews bring no words of their own
 KINDS = "CSV, TSV, JSON Lines, JSON, Parquet or Arrow file, which may be packed by gzip"
 UNPACK: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by first bytes
 LONGEST = 100_000  # characters; what follows in a longer text is cut when it is cleaned

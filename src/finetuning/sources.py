@@ -13,8 +13,9 @@ from finetuning.reviews import FORMATS, KNOWN, kind, open_reviews, problem_of
 
 LABELS, SPLITS = KNOWN["labels"], KNOWN["splits"]
 EXPECTED = (
-    "expected are a text in column 'text' and 0/1, negative/positive, neg/pos or True/False in column 'label'; "
-    "columns of other names are given by TEXT= and LABEL=, ratings by RATING=low,high"
+    "expected are a text in column 'text' and 0/1, negative/positive, neg/pos, True/False or other words in column "
+    "'label'; columns of other names are given by TEXT= and LABEL=, ratings by RATING=low,high, numbers that are "
+    "classes by LABELS=1,2,3"
 )
 
 
@@ -27,9 +28,9 @@ def read_place(place: str, revision: str | None, columns: Columns) -> dict[str, 
         return _read_hub(as_place(place, "reviews"), revision)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return _read_saved(path)
-    if any(_class_folders(folder) for folder in (path, path / "train")):
-        folders = {name: path / name for name in SPLITS if _class_folders(path / name)} or {"train": path}
-        return {name: _read_classes(folder) for name, folder in folders.items()}
+    if any(_class_folders(folder, columns) for folder in (path, path / "train")):
+        folders = {name: path / name for name in SPLITS if _class_folders(path / name, columns)} or {"train": path}
+        return {name: _read_classes(folder, columns) for name, folder in folders.items()}
     return {name: _read_files(files, columns.text) for name, files in split_files(path).items()}
 
 
@@ -49,24 +50,33 @@ def _known_splits(splits: Mapping[str, Dataset], place: object) -> dict[str, Dat
     return known
 
 
-def _class_folders(folder: Path) -> dict[str, Path]:
-    """The folders of text files by class: a dict of label word -> folder."""
-    inside = folder.iterdir() if folder.is_dir() else ()
-    return {one.name.lower(): one for one in inside if one.name.lower() in LABELS and any(one.glob("*.txt"))}
+def _class_folders(folder: Path, columns: Columns) -> dict[str, Path]:
+    """The folders of text files by class: a dict of label word -> folder.
+
+    Those that ``columns`` names; else neg and pos and their like; else, where no file lies beside them, all of them.
+    """
+    inside = list(folder.iterdir()) if folder.is_dir() else []
+    texts = {one.name: one for one in inside if one.is_dir() and any(one.glob("*.txt"))}
+    known = {name: one for name, one in texts.items() if name.lower() in (columns.words() or LABELS)}
+    splits = {one for names in SPLITS.values() for one in names}
+    if known or columns.labels or len(texts) < 2 or splits & {name.lower() for name in texts} or any(map(kind, inside)):
+        return known
+    return texts
 
 
-def _read_classes(folder: Path) -> Dataset:
+def _read_classes(folder: Path, columns: Columns) -> Dataset:
     rows: dict[str, list] = {"text": [], "label": []}
-    for word, inside in sorted(_class_folders(folder).items()):
+    found = _class_folders(folder, columns)
+    for word, inside in sorted(found.items()):
         for file in sorted(inside.glob("*.txt")):
             try:
                 rows["text"].append(file.read_text(encoding="utf-8-sig"))
             except (OSError, UnicodeDecodeError) as error:
                 raise CourseError(f"{file} cannot be read ({error}); save it as UTF-8.") from error
             rows["label"].append(word)
-    others = sorted(one.name for one in folder.iterdir() if one.is_dir() and one.name.lower() not in LABELS)
+    others = sorted(one.name for one in folder.iterdir() if one.is_dir() and one.name not in found)
     if others:
-        print(f"{folder}: not read are the folders {', '.join(others)}, whose names are no labels")
+        print(f"{folder}: not read are the folders {', '.join(others)}, whose names are no labels (LABELS= names some)")
     return Dataset.from_dict(rows)
 
 

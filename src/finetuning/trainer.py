@@ -3,21 +3,30 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetuning.files import SEAL, file_digest, find_damage, seal, write_atomically
 
-# A label is two tokens, word and end. A model sure of the end and tossing a coin for the word pays ln 2 for both.
-COIN_TOSS = float(np.log(2) / 2)
+
+def blind_loss(labels: Sequence[Sequence[int]], words: int) -> float:
+    """The loss per label token of a model that guesses blindly among the ``words`` and is sure of all else.
+
+    It pays ln(words) once for each of the ``labels``, token ids with the end.
+    """
+    return float(np.log(words) * len(labels) / sum(map(len, labels)))
+
+
+COIN_TOSS = blind_loss([[0, 1]], 2)  # between two words of one token each
 
 
 def label_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -31,19 +40,48 @@ def label_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | 
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-def first_step_logits(words: list[int]) -> Callable:
-    """For the Trainer's ``preprocess_logits_for_metrics``: the logits of ``words`` (token ids) in the first step."""
-    return lambda logits, labels: (logits[0] if isinstance(logits, tuple) else logits)[:, 0, words]
+Words = Sequence[int] | Sequence[Sequence[int]]  # of ``label_tokens``, or ``label_ids`` that tell the words apart
 
 
-def label_accuracy(words: list[int]) -> Callable:
+def _beginnings(words: Words) -> np.ndarray:
+    """As many tokens of each word as it takes to tell them apart, (words, tokens), filled up with -100."""
+    rows = [np.atleast_1d(word).tolist() for word in words]
+    longest = max(map(len, rows))
+    size = next(size for size in range(1, longest + 1) if len({tuple(row[:size]) for row in rows}) == len(rows))
+    return np.array([(row + [-100] * longest)[:size] for row in rows])
+
+
+def first_step_logits(words: Words) -> Callable:
+    """For the Trainer's ``preprocess_logits_for_metrics``: the logits of the words' first tokens, (reviews, words).
+
+    Words that begin alike need more than the first step. While the decoder reads the right word, it gives of each other
+    word the log-probability up to the token in which it leaves the right one, and that is kept.
+    """
+    beginnings = torch.as_tensor(_beginnings(words))
+
+    def keep(logits: Any, labels: Tensor) -> Tensor:
+        logits = logits[0] if isinstance(logits, tuple) else logits
+        steps = min(beginnings.shape[1], labels.shape[1])
+        if beginnings.shape[1] == 1:
+            return logits[:, 0, beginnings[:, 0]]
+        wanted = beginnings[:, :steps].to(labels.device)  # (words, steps)
+        scores = logits[:, :steps].float().log_softmax(-1)
+        each = scores[:, torch.arange(steps), wanted.clamp(min=0)] * (wanted >= 0)  # (reviews, words, steps)
+        same = (labels[:, None, :steps] == wanted).cumprod(-1)
+        return each[..., 0] + (each[..., 1:] * same[..., :-1]).sum(-1)
+
+    return keep
+
+
+def label_accuracy(words: Words) -> Callable:
     """For the Trainer's ``compute_metrics``: accuracy and F1 of the label words, whose token ids are ``words``."""
     from finetuning.metrics import classification_metrics  # its libraries would slow each rank's start
 
-    metrics = classification_metrics()
+    metrics, beginnings = classification_metrics(), _beginnings(words)
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        wanted = (prediction.label_ids[:, 0] == words[1]).astype(int)
+        given = prediction.label_ids[:, None, : beginnings.shape[1]]
+        wanted = (given == beginnings[:, : given.shape[2]]).all(-1).argmax(-1)
         return metrics.compute(predictions=prediction.predictions.argmax(-1), references=wanted)
 
     return compute

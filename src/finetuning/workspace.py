@@ -114,7 +114,8 @@ class Workspace:
         read = {
             "model_digest": content_digest(settings.model, "*") or settings.model_revision,
             "dataset_digest": content_digest(settings.reviews, "**/*") or settings.reviews_revision,
-            "columns": list(settings.columns),
+            "columns": list(settings.columns[:3]),
+            "labels": settings.columns.labels,
         }
         return {"profile": settings.name, **places, **read, "limit": settings.limit, "seed": settings.seed}
 
@@ -165,13 +166,13 @@ class Workspace:
     def keep_scores(self, method: str, **scores: np.ndarray) -> None:
         """Keep a method's label scores for later lessons.
 
-        ``scores``: split -> array of shape (reviews, 2), as ``score_labels`` gives it, in the prepared split's order.
+        ``scores``: split -> array (reviews, labels), as ``score_labels`` gives it, in the prepared split's order.
         """
         kept = {split: np.asarray(values).round(6).tolist() for split, values in scores.items()}
         write_atomically(self.scores_folder / f"{method}.json", json.dumps(with_digest(kept)))
 
     def scores(self, method: str, split: str = "test") -> np.ndarray | None:
-        """A method's label scores on a split: an array of shape (reviews, 2), or None where no lesson kept any.
+        """A method's label scores on a split: an array of shape (reviews, labels), or None where no lesson kept any.
 
         Raises CourseError when the file with the scores is damaged.
         """

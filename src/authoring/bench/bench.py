@@ -28,10 +28,10 @@ from authoring.bench.processes import in_own_process
 from authoring.bench.report import LONG, peak_type, save_figures, table
 from authoring.bench.start_up import kernel_start_seconds, seconds_by_kind, seconds_of
 from finetuning.batching import epoch_batches, token_rows
-from finetuning.data import load_reviews
+from finetuning.data import label_words, load_reviews
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
-from finetuning.labels import LABEL_WORDS, label_ids
+from finetuning.labels import label_tokens
 from finetuning.machine import bf16_is_fast, this_machine, versions
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import Profile, choose, describe
@@ -104,8 +104,8 @@ class Bench:
         self.rows = token_rows(self.tokenizer, texts, prompt=self.settings.prompt, max_length=self.settings.max_length)
         self.lengths = np.array([len(row) for row in self.rows])
         self.config = self.make_model().config
-        self.words = label_ids(self.tokenizer)
-        self.answers = self.tokenizer(list(LABEL_WORDS))["input_ids"]
+        self.answers = label_tokens(self.tokenizer, label_words(self.splits["train"]))
+        self.words = [answer[0] for answer in self.answers]
         self.limit = int(self.lengths.max())  # the usual recipe pads to the longest of the reviews
 
     def peaks(self) -> None:

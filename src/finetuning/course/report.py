@@ -140,8 +140,6 @@ def _hardest_error(workspace: Workspace) -> dict[str, Any] | None:
     """The test review on which the fine-tuned model was surest and wrong; None where that is not known."""
     from datasets import load_from_disk
 
-    from finetuning.labels import LABEL_WORDS
-
     scores = workspace.scores("trainer")
     if scores is None or find_damage(workspace.data / "reviews"):
         return None
@@ -149,5 +147,5 @@ def _hardest_error(workspace: Workspace) -> dict[str, Any] | None:
     if len(test) != len(scores) or not len(wrong := np.flatnonzero(scores.argmax(axis=1) != test["label"][:])):
         return None
     row = int(wrong[scores[wrong].max(axis=1).argmax()])
-    said, meant = (LABEL_WORDS[int(label)] for label in (scores[row].argmax(), test[row]["label"]))
+    said, meant = (test.features["label"].names[int(label)] for label in (scores[row].argmax(), test[row]["label"]))
     return {"text": test[row]["text"], "said": said, "meant": meant, "sure": scores[row].max(), "wrong": len(wrong)}

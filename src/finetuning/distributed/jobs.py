@@ -39,6 +39,7 @@ class Training:
     text: str = ""
     label: str = ""
     rating: str = ""
+    labels: str = ""
     limit: int = 0
     max_length: int = 0
     seed: int = 1
@@ -72,7 +73,7 @@ class Training:
     @cached_property
     def chosen(self) -> Profile:
         """The profile on this training's reviews and model, as lesson 01 prepares the reviews."""
-        columns = {"text": self.text, "label": self.label, "rating": self.rating}
+        columns = {"text": self.text, "label": self.label, "rating": self.rating, "labels": self.labels}
         own = {"reviews": self.reviews, "base_model": self.base_model}
         return choose(self.profile, **own, limit=self.limit, seed=self.seed, columns=columns)
 

@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from finetuning.distributed.planner import t5_shape
 from finetuning.distributed.zero import built_cpu_adam, configuration_file, import_deepspeed, stage_of
 from finetuning.errors import CourseError
 from finetuning.files import content_digest, find_damage, write_atomically
-from finetuning.labels import label_ids, score_labels
+from finetuning.labels import label_tokens, score_labels
 from finetuning.machine import peak_memory
 from finetuning.models import load_model, load_tokenizer, save_model
 from finetuning.results import ResultRow
@@ -43,7 +44,7 @@ from finetuning.trainer import (
     label_token_loss,
     last_whole_checkpoint,
 )
-from finetuning.usage import save_usage
+from finetuning.usage import read_usage, save_usage
 
 
 def arguments(training: Training, ranks: int, reviews: int) -> Seq2SeqTrainingArguments:
@@ -107,7 +108,7 @@ def train(training: Training) -> dict:
         **meter.measured(), **peak_memory(),
     }  # fmt: skip
     if training.save:
-        save_best(training, trainer, tokenizer)
+        save_best(training, trainer, tokenizer, data["train"].features["label"].names)
         measured |= score(training, args, data["test"]["text"])
     if torch.distributed.is_initialized():
         deepspeed.comm.destroy_process_group() if training.deepspeed else torch.distributed.destroy_process_group()
@@ -142,7 +143,7 @@ def make_trainer(
 ) -> Seq2SeqTrainer:  # fmt: skip
     """The Trainer, as in lesson 03 but for what measures it."""
     settings, configuration = training.settings, training.deepspeed_settings
-    most, words = settings.max_length, label_ids(tokenizer)
+    most, words = settings.max_length, label_tokens(tokenizer, data["train"].features["label"].names)
 
     def cut(rows: dict) -> dict:  # the end token stays
         return rows | {"input_ids": [[*ids[: most - 1], ids[-1]][: len(ids)] for ids in rows["input_ids"]]}
@@ -166,7 +167,9 @@ def make_trainer(
     return trainer
 
 
-def save_best(training: Training, trainer: Seq2SeqTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
+def save_best(
+    training: Training, trainer: Seq2SeqTrainer, tokenizer: PreTrainedTokenizerBase, words: Sequence[str]
+) -> None:
     """Save the model of the best checkpoint (the last weights where none was evaluated), and how it is asked.
 
     It is loaded and saved once more: DeepSpeed stores T5's tied embedding several times. Adapters are merged into their
@@ -186,7 +189,7 @@ def save_best(training: Training, trainer: Seq2SeqTrainer, tokenizer: PreTrained
         else:
             model = transformers.T5ForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
         save_model(model, tokenizer, training.folder, trainer.state.log_history)
-        save_usage(training.folder, training.settings)
+        save_usage(training.folder, training.settings, words)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -195,8 +198,9 @@ def score(training: Training, args: Seq2SeqTrainingArguments, texts: list[str]) 
     saved, ranks = replace(training.settings, model=str(training.folder), model_revision=None), args.world_size
     model, tokenizer = load_model(saved).to(args.device), load_tokenizer(saved)
     share = texts[args.process_index :: ranks]
-    own, speed = score_labels(model, tokenizer, share, prompt=saved.prompt, max_length=saved.max_length)
-    scores = np.zeros((len(texts), 2))
+    words = read_usage(training.folder)["label_words"]
+    own, speed = score_labels(model, tokenizer, share, prompt=saved.prompt, max_length=saved.max_length, words=words)
+    scores = np.zeros((len(texts), len(words)))
     for rank, part in enumerate(gather_object([own])):
         scores[rank::ranks] = part
     return {"scores": scores.round(6).tolist(), "predict_reviews_per_second": speed * ranks}

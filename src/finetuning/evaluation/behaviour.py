@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment
 
-from finetuning.labels import LABEL_WORDS
 from finetuning.metrics import wilson_interval
 from finetuning.profiles import ASSETS
+from finetuning.reviews import LABEL_WORDS
 
 TOLERANCE = 0.1  # how far a probability may move against the change before it counts (Ribeiro et al. 2020, section 2)
 PRAISE, BLAME = "I loved it and recommend it to everyone.", "I hated it and recommend it to nobody."
@@ -47,6 +47,16 @@ def negated(text: str) -> str:
     return text.replace(" was ", " was not ")
 
 
+def only_for_opinions(words: Sequence[str], *lists: list) -> tuple[list, ...]:
+    """The lists as they are where the label words are negative and positive; else empty ones, and a sentence why."""
+    if tuple(words) == LABEL_WORDS:
+        return lists
+    print(
+        f"the labels are {', '.join(words)}: what asks for praise, blame and a not is for negative and positive alone"
+    )
+    return tuple([] for _ in lists)
+
+
 def difference(before: str, after: str, width: int = 60) -> tuple[str, ...]:
     """A pair cut down, for reading, to where its texts part ways: two strings of about ``width`` characters."""
     at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
@@ -57,7 +67,7 @@ def difference(before: str, after: str, width: int = 60) -> tuple[str, ...]:
     )
 
 
-# An expectation: from the label scores of the pairs' first and second texts, (pairs, 2) each, which pairs fail (bool).
+# An expectation: from the label scores, (pairs, labels), of the pairs' first and second texts, which pairs fail (bool).
 
 
 def same_verdict(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -73,6 +83,12 @@ def not_less(label: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 def called(side: int, label: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Verdict: a pair fails when its first (``side`` 0) or second (1) text is not called ``label``."""
     return lambda *scores: scores[side].argmax(axis=1) != label
+
+
+def negation_lines(pairs: list[tuple[str, str]], models: dict[str, Callable]) -> list[str]:
+    """A ``negation_verdict`` on each of the ``models`` (as in ``failure_table``); none without pairs."""
+    texts = list(zip(*pairs, strict=True))
+    return [negation_verdict(name, *(score(list(some)) for some in texts)) for name, score in models.items() if pairs]
 
 
 def negation_verdict(name: str, plain: np.ndarray, negated: np.ndarray) -> str:
@@ -97,7 +113,7 @@ def failure_table(
     """How often each model fails each test, with Wilson's 95 % interval: a DataFrame, a line per test.
 
     ``tests``: name -> (list of (before, after), expectation); ``models``: name -> function from texts to label scores
-    of shape (texts, 2). A test without pairs is left out.
+    of shape (texts, labels). A test without pairs is left out.
     """
     tests = {name: test for name, test in tests.items() if test[0]}
     texts = sorted({text for pairs, _ in tests.values() for pair in pairs for text in pair})
@@ -137,11 +153,11 @@ class MarkedText:
         return f"{' '.join(marked)}\n(verdict: {self.verdict}; [+for it] [-against it], strongest {self.top:.2f})"
 
 
-def occlusion(text: str, predict: Callable[[Sequence[str]], np.ndarray]) -> MarkedText:
+def occlusion(text: str, predict: Callable[[Sequence[str]], np.ndarray], label_words: Sequence[str]) -> MarkedText:
     """Which words carried the verdict: a ``MarkedText`` of how much its probability falls when each word is left out.
 
     The idea is Zeiler and Fergus' (2014, section 4.3) for pictures. ``predict`` maps texts to scores of shape (texts,
-    2). A text of more than PIECES words is covered several neighbouring words at a time.
+    labels). A text of more than PIECES words is covered several neighbouring words at a time.
     """
     words = text.split()
     step = -(-len(words) // PIECES)
@@ -151,4 +167,4 @@ def occlusion(text: str, predict: Callable[[Sequence[str]], np.ndarray]) -> Mark
     label = int(scores[0].argmax())
     weights = scores[0, label] - scores[1:, label]
     pieces = [" ".join(words[start : start + step]) for start in starts]
-    return MarkedText(pieces, weights, f"{LABEL_WORDS[label]} with probability {scores[0, label]:.2f}")
+    return MarkedText(pieces, weights, f"{label_words[label]} with probability {scores[0, label]:.2f}")

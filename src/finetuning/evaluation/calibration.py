@@ -52,7 +52,7 @@ def error_of_the_calibrated(confidence: np.ndarray, edges: np.ndarray, *, seed: 
 
 
 def with_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Label scores of shape (reviews, 2) made less sure (temperature over 1) or surer (under 1); no verdict changes.
+    """Label scores, (reviews, labels), made less sure (temperature over 1) or surer (under 1); no verdict changes.
 
     Guo et al. 2017, section 4.2: softmax(logits / temperature); logarithms of the scores serve as logits.
     """

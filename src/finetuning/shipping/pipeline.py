@@ -1,7 +1,7 @@
 """Lesson 07: a saved model as a ``transformers`` pipeline; importing this module makes its task known.
 
 ``pipeline("text2text-generation")`` went with transformers 5, and ``text-classification`` wants a model with an output
-per class. Ours answers with a word, so this is the pipeline for it: one review in, the two label words and their scores
+per class. Ours answers with a word, so this is the pipeline for it: one review in, the label words and their scores
 out.
 """
 
@@ -9,13 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoModelForSeq2SeqLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file
 
 from finetuning.errors import CourseError
-from finetuning.labels import LABEL_WORDS, label_ids
+from finetuning.labels import by_words, label_tokens
 from finetuning.reviews import clean_text
 from finetuning.usage import USAGE
 
@@ -36,7 +35,7 @@ class ReviewPipeline(Pipeline):
         if file is None:
             raise CourseError(f"{self.model.name_or_path} holds no {USAGE}; save the model as lesson 07 does.")
         self.usage = json.loads(Path(file).read_text(encoding="utf-8"))
-        self.words = label_ids(self.tokenizer)
+        self.answer = by_words(self.model, label_tokens(self.tokenizer, self.usage["label_words"]))
 
     def _sanitize_parameters(self) -> tuple[dict, dict, dict]:
         return {}, {}, {}
@@ -46,12 +45,14 @@ class ReviewPipeline(Pipeline):
         return self.tokenizer(prompted, truncation=True, max_length=self.usage["max_length"], return_tensors="pt")
 
     def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        start = torch.full_like(inputs["input_ids"][:, :1], self.model.config.decoder_start_token_id)
-        return {"logits": self.model(**inputs, decoder_input_ids=start).logits[:, 0, self.words]}
+        pairs = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        return {"logits": self.answer([ids[mask.bool()].tolist() for ids, mask in pairs])}
 
     def postprocess(self, outputs: dict) -> list[dict]:
         scores = outputs["logits"][0].float().softmax(-1).tolist()
-        answers = [{"label": word, "score": score} for word, score in zip(LABEL_WORDS, scores, strict=True)]
+        answers = [
+            {"label": word, "score": score} for word, score in zip(self.usage["label_words"], scores, strict=True)
+        ]
         return sorted(answers, key=lambda answer: -answer["score"])
 
 

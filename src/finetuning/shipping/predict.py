@@ -18,8 +18,7 @@ from finetuning.errors import CourseError
 from finetuning.reviews import TEXT, Row, clean_text, open_reviews, problem_of
 
 Rows = Sequence[Sequence[int]]  # token ids of reviews
-Scoring = Callable[[Rows], np.ndarray]  # the probabilities of the label words, (reviews, 2)
-HEAD = ("row", "label", "probability_positive")
+Scoring = Callable[[Rows], np.ndarray]  # the probabilities of the label words, (reviews, words)
 CHUNK_REVIEWS, CHUNK_CHARACTERS = 2048, 4_000_000  # a chunk is full with either; smaller ones would mean more padding
 GROUP = 512  # reviews scored at a time
 EVERY = 30  # seconds at least between two lines of progress where there is no terminal to draw a bar on
@@ -31,25 +30,26 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "", *, i
     ``path`` is a file that ``reviews.open_reviews`` reads, or ``-`` for CSV from standard input; ``folder`` is a saved
     model (``usage.save_usage``); ``column`` names the texts, where they have no usual name. ``int8``: in 8-bit
     integers, which is faster and changes a few answers; standard error tells how many of the first ones. The lines keep
-    the file's order: ``row`` counts its reviews from 1, ``label`` is a label word, ``probability_positive`` the
-    probability of the positive one. A review that cannot be read is named on standard error and skipped. Raises
-    CourseError for a file that cannot be read at all.
+    the file's order: ``row`` counts its reviews from 1, ``label`` is a label word, and each word has a column with its
+    probability, as ``probability_positive``. A review that cannot be read is named on standard error and skipped.
+    Raises CourseError for a file that cannot be read at all.
     """
     file = open_reviews(path, text=column, only_text=True)
     first = next(file.rows, None)
     if first is None:
         raise CourseError(f"{file.name} holds no reviews.")
     from finetuning.batching import length_sorted_batches, token_rows  # not before the file is known to be one
-    from finetuning.labels import LABEL_WORDS, label_ids
+    from finetuning.labels import label_tokens
     from finetuning.speed.prediction import quickest
     from finetuning.usage import load_shipped
 
     model, tokenizer, usage = load_shipped(folder)
     asked = {"prompt": usage["prompt"], "max_length": usage["max_length"]}
-    exact = quickest(model, label_ids(tokenizer), usage["max_length"])
-    score = quickest(model, label_ids(tokenizer), usage["max_length"], int8=True) if int8 else exact
+    words, tokens = usage["label_words"], label_tokens(tokenizer, usage["label_words"])
+    exact = quickest(model, tokens, usage["max_length"])
+    score = quickest(model, tokens, usage["max_length"], int8=True) if int8 else exact
     table = csv.writer(output, lineterminator="\n")
-    table.writerow(HEAD)
+    table.writerow(["row", "label", *(f"probability_{word}" for word in words)])
     written, skipped, compared = 0, 0, ""
     began = last_line = time.monotonic()
     with tqdm(unit=" reviews", disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True) as progress:
@@ -61,7 +61,7 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "", *, i
             written, skipped = written + len(texts), skipped + len(problems)
             progress.total = round((written + skipped) / read) if (read := file.share()) else None
             progress.update(len(problems))
-            cleaned, scores = list(texts.values()), np.zeros((len(texts), 2))
+            cleaned, scores = list(texts.values()), np.zeros((len(texts), len(words)))
             # in groups of similar length: little is padded, and progress shows in between
             for group in length_sorted_batches([len(text) for text in cleaned], GROUP):
                 rows = token_rows(tokenizer, [cleaned[i] for i in group], **asked)
@@ -70,7 +70,7 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "", *, i
                 scores[group] = score(rows)
                 progress.update(len(group))
             for number, given in zip(texts, scores, strict=True):
-                table.writerow((number, LABEL_WORDS[given.argmax()], f"{given[1]:.6f}"))
+                table.writerow([number, words[given.argmax()], *(f"{one:.6f}" for one in given)])
             output.flush()
             done, now = written + skipped, time.monotonic()
             if progress.disable and now - last_line > EVERY:

@@ -108,7 +108,7 @@ def time_prediction(
     recipe: PredictionRecipe, *, make_model: Callable[[], T5ForConditionalGeneration], rows: Rows, words: Sequence[int],
     limit: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Reviews per second of answering ``rows`` by ``recipe`` (``speed``), and the ``logits``, (reviews, 2)."""
+    """Reviews per second of answering ``rows`` by ``recipe`` (``speed``), and the ``logits``, (reviews, words)."""
     answer = answer_by(recipe, make_model().eval(), words, limit)
     batches = prediction_batches(recipe, [len(row) for row in rows], BATCH)
     with memory_kept(recipe.keep_memory):

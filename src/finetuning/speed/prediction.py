@@ -12,7 +12,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from finetuning.batching import length_sorted_batches, padded, token_batches
 from finetuning.errors import CourseError
-from finetuning.labels import Answer, Rows, by_one_step
+from finetuning.labels import Answer, Rows, by_one_step, by_whole_words
 from finetuning.machine import bf16_is_fast, synchronize
 from finetuning.speed.int8 import has_int8
 from finetuning.speed.packing import by_packing
@@ -52,7 +52,7 @@ def prediction_recipes(config: T5Config) -> dict[str, PredictionRecipe]:
 
 
 def answer_by(recipe: PredictionRecipe, model: T5ForConditionalGeneration, words: Sequence[int], limit: int) -> Answer:
-    """A function (rows -> logits of the two label words, shape (reviews, 2)) that answers by this ``recipe``."""
+    """A function (rows -> logits of the label words, shape (reviews, words)) that answers by this ``recipe``."""
     if recipe.bf16:
         model = copy.deepcopy(model).bfloat16()
     if recipe.packed:
@@ -72,19 +72,23 @@ def prediction_batches(recipe: PredictionRecipe, lengths: Sequence[int], size: i
 
 
 def quickest(
-    model: T5ForConditionalGeneration, words: Sequence[int], limit: int, *, int8: bool = False
+    model: T5ForConditionalGeneration, words: Rows, limit: int, *, int8: bool = False
 ) -> Callable[[Rows], np.ndarray]:
-    """The last of the ladder's recipes as a function: token ids of reviews -> probabilities of the words (reviews, 2).
+    """The last of the ladder's recipes as a function: token ids of reviews -> probabilities, (reviews, words).
 
-    ``int8``: with the encoder's matrices in 8-bit integers, which changes a few answers. Raises CourseError where the
-    machine does not multiply these rightly, or the model is one that they are not written for.
+    ``words``: as ``label_tokens`` gives them; those that begin alike are scored whole. ``int8``: with the encoder's
+    matrices in 8-bit integers, which changes a few answers. Raises CourseError where the machine does not multiply
+    these rightly, or they are not written for the model or its words.
     """
     recipes = [recipe for recipe in prediction_recipes(model.config).values() if int8 or not recipe.int8]
-    recipe = recipes[-1]
+    first = [word[0] for word in words]
+    one_step = len(set(first)) == len(words)
+    recipe = recipes[-1] if one_step else PredictionRecipe(grouped=True)
     if int8 and not recipe.int8:
-        raise CourseError("8-bit integers do not work with this model on this machine; leave --int8 out.")
+        raise CourseError("8-bit integers do not work with this model and labels on this machine; leave --int8 out.")
     keep_freed_memory(recipe.keep_memory)
-    answer = answer_by(recipe, model.eval(), words, limit)
+    model.eval()
+    answer = answer_by(recipe, model, first, limit) if one_step else by_whole_words(model, words)
 
     def probabilities(rows: Rows) -> np.ndarray:
         found = np.zeros((len(rows), len(words)))
@@ -110,10 +114,9 @@ def by_generate(model: T5ForConditionalGeneration, words: Sequence[int], limit: 
 
 
 def predict(answer: Answer, rows: Rows, batches: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
-    """Logits of the two label words in the order of ``rows``, shape (reviews, 2), and the seconds it took."""
-    logits = np.zeros((len(rows), 2))
+    """Logits of the label words in the order of ``rows``, shape (reviews, words), and the seconds it took."""
     with torch.inference_mode():
-        answer([rows[i] for i in batches[0]])  # once to warm up
+        logits = np.zeros((len(rows), answer([rows[i] for i in batches[0]]).shape[1]))  # and once to warm up
         synchronize()
         began = time.perf_counter()
         for batch in batches:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import T5ForConditionalGeneration, get_constant_schedule, get_linear_schedule_with_warmup
 
 from finetuning.batching import padded
@@ -101,7 +102,8 @@ class Training:
             elif hasattr(part, "dropout") and isinstance(part.dropout, float):  # the attention's own
                 part.dropout = rate
         model.set_attn_implementation(recipe.attention)
-        self.answers = torch.tensor(answers, device=model.device)
+        rows = [torch.tensor(answer) for answer in answers]
+        self.answers = pad_sequence(rows, batch_first=True, padding_value=-100).to(model.device)
         if recipe.bf16_weights:
             self.copies = [weight.detach().float().clone().requires_grad_() for weight in model.parameters()]
             model.bfloat16()
