@@ -26,10 +26,9 @@ def tfidf_classifier(seed: int = 1) -> Pipeline:
 def telling_words(
     classifier: Pipeline, words: Sequence[str], count: int | None = None
 ) -> dict[str, list[tuple[str, float]]]:
-    """The terms with the largest weights towards each label: a dict of label word -> list of (term, weight).
+    """The terms with the largest weights towards each label: label word -> ``count`` pairs of (term, weight).
 
-    ``count`` terms of each; None: as many as can be read side by side. Of two labels the first one's weights are those
-    of the other with the sign changed.
+    None: as many as can be read side by side. Of two labels the first one's are the other's with the sign changed.
     """
     terms, weights = classifier[0].get_feature_names_out(), [one.coef_[0] for one in classifier[-1].estimators_]
     weights = [-weights[0], *weights] if len(weights) == 1 else weights

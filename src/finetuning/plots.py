@@ -76,10 +76,7 @@ def plot_padding(tokens: dict[str, int], real: int) -> Figure:
 
 
 def plot_words(told: dict[str, list[tuple[str, float]]]) -> Figure:
-    """The terms with the largest weights towards each label, as ``baselines.telling_words`` gives them.
-
-    Of two labels the second stands on top and to the right, the first below and to the left.
-    """
+    """The terms with the largest weights towards each label; of two labels the first one's to the left."""
     fig, ax = figure("What the bag of words goes by", height=0.3 * sum(map(len, told.values())) + 1, grid="x")
     if len(told) == 2:
         (first, low), (second, high) = told.items()
@@ -99,10 +96,8 @@ def plot_confusion(matrix: np.ndarray, words: Sequence[str], title: str) -> Figu
     more = max(0, len(words) - 3)
     fig, ax = figure(title, width=5 + 0.5 * more, height=4 + 0.5 * more)
     shown = ConfusionMatrixDisplay(np.asarray(matrix), display_labels=words)
-    turned, size = (90 if more else 0), 16 if more < 3 else 9
-    shown.plot(
-        ax=ax, cmap="Blues", values_format=",", colorbar=False, text_kw={"fontsize": size}, xticks_rotation=turned
-    )
+    look = {"text_kw": {"fontsize": 16 if more < 3 else 9}, "xticks_rotation": 90 if more else 0}
+    shown.plot(ax=ax, cmap="Blues", values_format=",", colorbar=False, **look)
     ax.set(xlabel="predicted", ylabel="true")
     ax.grid(visible=False)
     return fig
