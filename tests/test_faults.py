@@ -231,9 +231,9 @@ def _(world):
         return world.command("run")
 
 
-@fault("a lesson's number that is none", "There is no lesson '07'; the lessons are 00, 01")
+@fault("a lesson's number that is none", "There is no lesson '09'; the lessons are 00, 01")
 def _(world):
-    return world.command("run", "--lessons", "00,07")
+    return world.command("run", "--lessons", "00,09")
 
 
 @fault("a lesson that is missing", r"is missing; run this from a clone")

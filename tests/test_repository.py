@@ -404,7 +404,7 @@ def test_modules_and_functions_are_short_enough_to_be_read():
 
 
 def test_what_the_lessons_import_is_small_enough_to_be_read():
-    assert sum(sizes(path)[0] for path in (ROOT / "src" / "finetuning").rglob("*.py")) <= 7_000
+    assert sum(sizes(path)[0] for path in (ROOT / "src" / "finetuning").rglob("*.py")) <= 7_100
 
 
 def test_a_finished_run_is_shown_without_loading_what_trains(measured, runs):
