@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 
 from finetuning.data import save_splits
 from finetuning.distributed import jobs, launch, memory, zero
@@ -42,7 +42,8 @@ def make_workspace(model, folder):
         texts = [f"{('awful', 'great')[i % 2]} thing {i} " + "really " * (i % 7) for i in range(count)]
         ids = tokenizer([settings.prompt.format(text=text) for text in texts])["input_ids"]
         words = tokenizer([LABEL_WORDS[label] for label in labels])["input_ids"]
-        splits[name] = Dataset.from_dict({"text": texts, "label": labels, "input_ids": ids, "labels": words})
+        rows = Dataset.from_dict({"text": texts, "label": labels, "input_ids": ids, "labels": words})
+        splits[name] = rows.cast_column("label", ClassLabel(names=list(LABEL_WORDS)))
     save_splits(DatasetDict(splits), workspace.data / "reviews")
     return workspace
 

@@ -52,12 +52,13 @@ def run(runs):
 
 def keep_answers(workspace, scores):
     """Four prepared test reviews, negative and positive in turn, and the fine-tuned model's scores of positive."""
-    from datasets import Dataset, DatasetDict
+    from datasets import ClassLabel, Dataset, DatasetDict
 
     from finetuning.files import seal
 
     texts = [f"review <{i}>" for i in range(4)]
     test = Dataset.from_dict({"text": texts, "label": [0, 1, 0, 1]})
+    test = test.cast_column("label", ClassLabel(names=["negative", "positive"]))
     DatasetDict({"test": test}).save_to_disk(workspace.data / "reviews")
     seal(workspace.data / "reviews")
     workspace.add_rows(replace(ROW, lesson="03", method="trainer", accuracy=0.25, accuracy_low=0.1, accuracy_high=0.5))

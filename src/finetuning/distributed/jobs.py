@@ -152,7 +152,8 @@ def read_trainings(file: str | Path) -> list[Training]:
         node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         return [_read_one(one, file) for one in (node.value if isinstance(node, yaml.SequenceNode) else [node])]
     except (OSError, UnicodeDecodeError) as error:
-        raise CourseError(f"{file} cannot be read ({error}); copy {EXAMPLE} and change what you need.") from error
+        why = getattr(error, "strerror", None) or error
+        raise CourseError(f"{file} cannot be read ({why}); copy {EXAMPLE} and change what you need.") from error
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}, line {mark.line + 1}" if mark else file
