@@ -20,7 +20,7 @@ from finetuning.files import write_atomically
 
 RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 WATCHED = os.environ.get("FINETUNING_WATCHED") == "1"  # ``launch.run`` holds our standard input and reads our output
-_reader = 1  # where the reader looks; the libraries' own output goes to the log
+_reader, _errors = 1, 2  # where the reader looks; the libraries' own output goes to the log
 
 
 def show(line: str, rank: int = 0) -> None:
@@ -31,10 +31,10 @@ def show(line: str, rank: int = 0) -> None:
 
 def write_to(log: Path) -> None:
     """Send all output but ``show``'s to the rank's own log."""
-    global _reader
+    global _reader, _errors
     own = log.with_suffix(f".rank{RANK}.log")
     own.parent.mkdir(parents=True, exist_ok=True)
-    _reader = os.dup(1)
+    _reader, _errors = os.dup(1), os.dup(2)
     file = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1), os.dup2(file, 2)
 
@@ -82,7 +82,7 @@ def last_words(error: BaseException, training: Training | None = None) -> None:
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         write_atomically(Path(file), json.dumps({"message": text, "timestamp": int(time.time())}))
     if not WATCHED:
-        show(text, RANK)
+        os.write(_errors, f"{text}\n".encode())
 
 
 def run(trainings: list[Training], one: Callable[[Training], None]) -> int:
