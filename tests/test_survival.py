@@ -270,14 +270,15 @@ def test_a_seal_tells_what_is_wrong(tmp_path):
 
 
 DISTRIBUTED = """
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from finetuning.data import save_splits
 from finetuning.distributed import jobs, launch
 from finetuning.profiles import choose
 from finetuning.workspace import Workspace
 from datasets import DatasetDict
 workspace = Workspace(run, choose(profile, limit=limit))
-rows = Dataset.from_dict({"text": ["fine"] * 64, "input_ids": [[5, 6, 7, 1]] * 64, "labels": [[9, 1]] * 64})
+rows = {"text": ["fine"] * 64, "label": [0] * 64, "input_ids": [[5, 6, 7, 1]] * 64, "labels": [[9, 1]] * 64}
+rows = Dataset.from_dict(rows).cast_column("label", ClassLabel(names=["negative", "positive"]))
 save_splits(DatasetDict({"train": rows, "test": rows}), workspace.data / "reviews")
 launch.run(jobs.training_job(workspace, "long", deepspeed="zero2", steps=100000))
 """
