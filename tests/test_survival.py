@@ -280,7 +280,7 @@ workspace = Workspace(run, choose(profile, limit=limit))
 rows = {"text": ["fine"] * 64, "label": [0] * 64, "input_ids": [[5, 6, 7, 1]] * 64, "labels": [[9, 1]] * 64}
 rows = Dataset.from_dict(rows).cast_column("label", ClassLabel(names=["negative", "positive"]))
 save_splits(DatasetDict({"train": rows, "test": rows}), workspace.data / "reviews")
-launch.run(jobs.training_job(workspace, "long", deepspeed="zero2", steps=100000))
+launch.run(jobs.training_job(workspace, "long", deepspeed="zero2", steps=2000))
 """
 
 
