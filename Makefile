@@ -52,7 +52,7 @@ export GIVEN_CONFIG := $(value CONFIG)
 export GIVEN_FOLDER := $(value FOLDER)
 SOURCES := --profile="$(PROFILE)" --reviews="$$GIVEN_REVIEWS" --base-model="$$GIVEN_BASE_MODEL"
 
-run: setup  ## run the whole course headless (12 minutes on 2 cores, less where bfloat16 is fast; PROFILE= REVIEWS= TEXT= LABEL= LABELS= RATING= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
+run: setup  ## run the whole course headless (17 minutes on 2 cores, less where bfloat16 is fast; PROFILE= REVIEWS= TEXT= LABEL= LABELS= RATING= BASE_MODEL= LIMIT= SEED= RUN= LESSONS= FRESH=1)
 	@$(BIN)/python -m finetuning run $(SOURCES) --text="$$GIVEN_TEXT" --label="$$GIVEN_LABEL" --labels="$$GIVEN_LABELS" --rating="$(RATING)" \
 	  $(if $(LIMIT),--limit "$(LIMIT)") $(if $(SEED),--seed "$(SEED)") $(if $(RUN),--name "$(RUN)") $(if $(LESSONS),--lessons "$(LESSONS)") $(if $(FRESH),--fresh)
 
@@ -63,7 +63,7 @@ train: setup  ## one training from a file like src/finetuning/assets/launch/trai
 PYTEST := python -m pytest --durations 10
 SHARED := OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m
 
-test: lint  ## all that CI runs: lint, unit tests, the whole course (22 minutes on 2 cores, less where bfloat16 is fast)
+test: lint  ## all that CI runs: lint, unit tests, the whole course (32 minutes on 2 cores, less where bfloat16 is fast)
 	@$(SHARED) "not soak and not alone"
 	@$(BIN)/$(PYTEST) -m "alone and not soak"
 
