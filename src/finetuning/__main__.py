@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from typing import Any
 
 from finetuning.errors import CourseError
 
@@ -84,14 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _options(given: argparse.Namespace) -> dict[str, Any]:
+    """What the reader gave, without what the parser itself keeps."""
+    return {name: value for name, value in vars(given).items() if name not in ("command", "do", "when_stopped")}
+
+
 def _run(given: argparse.Namespace) -> int:
     from finetuning.course.runner import chosen_lessons, run_course
 
     signal.signal(signal.SIGTERM, stop)  # told to end by another program: as by Ctrl-C
     columns = {name: vars(given).pop(name) for name in ("text", "label", "rating", "labels")}
-    own = ("command", "do", "when_stopped")
-    options = {option: value for option, value in vars(given).items() if option not in own}
-    run_course(**options | {"columns": columns, "lessons": chosen_lessons(given.lessons)})
+    run_course(**_options(given) | {"columns": columns, "lessons": chosen_lessons(given.lessons)})
     return 0
 
 
@@ -116,8 +120,7 @@ def _predict(given: argparse.Namespace) -> int:
 def _plan(given: argparse.Namespace) -> int:
     from finetuning.distributed.planner import plan
 
-    options = {name: value for name, value in vars(given).items() if name not in ("command", "do", "when_stopped")}
-    print(plan(**options | {"tokens": tuple(given.tokens)}))
+    print(plan(**_options(given) | {"tokens": tuple(given.tokens)}))
     return 0
 
 

@@ -107,6 +107,11 @@ class Training:
         return configuration(self.deepspeed) if self.deepspeed else {}
 
     @property
+    def stage(self) -> int | None:
+        """The ZeRO stage; None for the plain Trainer."""
+        return stage_of(self.deepspeed_settings) if self.deepspeed else None
+
+    @property
     def resumes(self) -> bool:
         """Whether it writes checkpoints, from which it goes on; a lesson's trainings are done anew."""
         return self.record or self.save_steps > 0
@@ -127,7 +132,7 @@ class Training:
     def identity(self) -> dict:
         """What makes two trainings different ones."""
         own = {key: value for key, value in asdict(self).items() if key not in FREE}
-        return own | {"ZeRO stage": stage_of(self.deepspeed_settings) if self.deepspeed else None}
+        return own | {"ZeRO stage": self.stage}
 
 
 def training_job(workspace: Workspace, name: str, **options: Any) -> Training:

@@ -12,7 +12,7 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from finetuning.distributed.jobs import Training, read_trainings
 from finetuning.distributed.memory import innermost
 from finetuning.distributed.meter import StepMeter
 from finetuning.distributed.planner import t5_shape
-from finetuning.distributed.zero import built_cpu_adam, configuration_file, import_deepspeed, stage_of
+from finetuning.distributed.zero import built_cpu_adam, configuration_file, import_deepspeed
 from finetuning.errors import CourseError
 from finetuning.files import content_digest, find_damage, write_atomically
 from finetuning.labels import label_tokens, score_labels
@@ -44,7 +44,7 @@ from finetuning.trainer import (
     label_token_loss,
     last_whole_checkpoint,
 )
-from finetuning.usage import read_usage, save_usage
+from finetuning.usage import load_shipped, save_usage
 
 
 def arguments(training: Training, ranks: int, reviews: int) -> Seq2SeqTrainingArguments:
@@ -195,11 +195,10 @@ def save_best(
 
 def score(training: Training, args: Seq2SeqTrainingArguments, texts: list[str]) -> dict:
     """The saved model's label scores of the texts, scored by all ranks together, and reviews per second."""
-    saved, ranks = replace(training.settings, model=str(training.folder), model_revision=None), args.world_size
-    model, tokenizer = load_model(saved).to(args.device), load_tokenizer(saved)
-    share = texts[args.process_index :: ranks]
-    words = read_usage(training.folder)["label_words"]
-    own, speed = score_labels(model, tokenizer, share, prompt=saved.prompt, max_length=saved.max_length, words=words)
+    (model, tokenizer, usage), ranks = load_shipped(training.folder), args.world_size
+    share, words = texts[args.process_index :: ranks], usage["label_words"]
+    asked = {"prompt": usage["prompt"], "max_length": usage["max_length"]}
+    own, speed = score_labels(model, tokenizer, share, words=words, **asked)
     scores = np.zeros((len(texts), len(words)))
     for rank, part in enumerate(gather_object([own])):
         scores[rank::ranks] = part
@@ -213,8 +212,7 @@ def record(training: Training, measured: dict) -> None:
     scores, workspace = np.array(measured["scores"]), training.workspace
     truth = load_from_disk(workspace.data / "reviews")["test"]["label"]
     kept = {field.name: measured[field.name] for field in fields(ResultRow) if field.name in measured}
-    stage = stage_of(training.deepspeed_settings) if training.deepspeed else None
-    row = measure("05", training.name, scores.argmax(axis=1), truth, stage=stage, **kept)
+    row = measure("05", training.name, scores.argmax(axis=1), truth, stage=training.stage, **kept)
     workspace.add_rows(row)
     workspace.keep_scores(training.name, test=scores)
     interval = f"95 % interval {row.accuracy_low:.3f} to {row.accuracy_high:.3f}"

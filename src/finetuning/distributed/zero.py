@@ -37,8 +37,10 @@ def import_deepspeed() -> ModuleType:
 
 def configuration_file(name: str) -> Path:
     """A JSON file, or that of one of the course's DeepSpeed configurations, as ``zero2_offload``; else CourseError."""
-    path = Path(name) if name.endswith(".json") else CONFIGURATIONS / f"{name}.json"
-    if not name.endswith(".json") and not path.exists():
+    if name.endswith(".json"):
+        return Path(name)
+    path = CONFIGURATIONS / f"{name}.json"
+    if not path.exists():
         names = ", ".join(sorted(file.stem for file in CONFIGURATIONS.glob("*.json")))
         raise CourseError(f"There is no DeepSpeed configuration {name!r}; choose one of {names}.")
     return path
