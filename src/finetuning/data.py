@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
 from sklearn.feature_extraction.text import HashingVectorizer
 from transformers import PreTrainedTokenizerBase
 
+from finetuning.batching import token_rows
 from finetuning.errors import CourseError
 from finetuning.files import sealed_aside
 from finetuning.profiles import MOST_LABELS, USUAL_COLUMNS, Columns, Profile
@@ -62,6 +63,7 @@ def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> di
         numbers, classes, rule, left = _label_rule(found, label, columns)
     except CourseError as error:
         raise CourseError(f"{place}: {error}") from None
+    features = Features({"text": Value("string"), "label": ClassLabel(names=[*classes])})
     for name, (texts, words, rest) in read.items():
         for row, (review, word) in enumerate(zip(texts, words, strict=True), 1):
             wrong = "" if word in numbers else f"the label is {repr(word[:40]) if word else 'missing'}; {EXPECTED}"
@@ -71,10 +73,9 @@ def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> di
                 raise CourseError(f"{place} ({name}), review {row}: {wrong}.")
         kept = [row for row, word in enumerate(words) if numbers[word] is not None]
         between += len(words) - len(kept)
-        parts = [Dataset.from_dict({"text": [texts[row] for row in kept]}), rest.select(kept)]
-        own = {"label": [numbers[words[row]] for row in kept]}
-        parts.insert(1, Dataset.from_dict(own, features=Features({"label": ClassLabel(names=[*classes])})))
-        labelled[name] = concatenate_datasets([part for part in parts if part.column_names], axis=1)
+        both = {"text": [texts[row] for row in kept], "label": [numbers[words[row]] for row in kept]}
+        own = Dataset.from_dict(both, features=features)
+        labelled[name] = concatenate_datasets([own, rest.select(kept)], axis=1) if rest.column_names else own
     if (text, label) != ("text", "label") or rule:
         rule = f"; {rule}, {between:,} {left}" if rule else ""
         print(f"text from column {text!r}, label from {label!r}{rule}")
@@ -282,12 +283,12 @@ def prepare(settings: Profile, tokenizer: PreTrainedTokenizerBase) -> DatasetDic
     if "validation" not in splits:
         splits = split_off(splits, "validation", 0.1, seed)
     splits = drop_rows(splits, find_duplicates(splits))
+    words = [*label_words(splits["train"])]  # not looked up in each batch: ``map`` would take a digest of all splits
 
     def tokenize(batch: dict) -> dict:
-        texts = [settings.prompt.format(text=text) for text in batch["text"]]
-        words = [label_words(splits["train"])[label] for label in batch["label"]]
-        inputs = tokenizer(texts, truncation=True, max_length=settings.max_length)
-        return {"input_ids": inputs["input_ids"], "labels": tokenizer(text_target=words)["input_ids"]}
+        rows = token_rows(tokenizer, batch["text"], prompt=settings.prompt, max_length=settings.max_length)
+        labels = tokenizer(text_target=[words[label] for label in batch["label"]])
+        return {"input_ids": rows, "labels": labels["input_ids"]}
 
     tokenized = splits.map(tokenize, batched=True)
     return drop_rows(tokenized, find_duplicates(tokenized))
