@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
 from sklearn.feature_extraction.text import HashingVectorizer
 from transformers import PreTrainedTokenizerBase
 
@@ -63,7 +63,6 @@ def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> di
         numbers, classes, rule, left = _label_rule(found, label, columns)
     except CourseError as error:
         raise CourseError(f"{place}: {error}") from None
-    features = Features({"text": Value("string"), "label": ClassLabel(names=[*classes])})
     for name, (texts, words, rest) in read.items():
         for row, (review, word) in enumerate(zip(texts, words, strict=True), 1):
             wrong = "" if word in numbers else f"the label is {repr(word[:40]) if word else 'missing'}; {EXPECTED}"
@@ -73,9 +72,10 @@ def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> di
                 raise CourseError(f"{place} ({name}), review {row}: {wrong}.")
         kept = [row for row, word in enumerate(words) if numbers[word] is not None]
         between += len(words) - len(kept)
-        both = {"text": [texts[row] for row in kept], "label": [numbers[words[row]] for row in kept]}
-        own = Dataset.from_dict(both, features=features)
-        labelled[name] = concatenate_datasets([own, rest.select(kept)], axis=1) if rest.column_names else own
+        parts = [Dataset.from_dict({"text": [texts[row] for row in kept]}), rest.select(kept)]
+        own = {"label": [numbers[words[row]] for row in kept]}
+        parts.insert(1, Dataset.from_dict(own, features=Features({"label": ClassLabel(names=[*classes])})))
+        labelled[name] = concatenate_datasets([part for part in parts if part.column_names], axis=1)
     if (text, label) != ("text", "label") or rule:
         rule = f"; {rule}, {between:,} {left}" if rule else ""
         print(f"text from column {text!r}, label from {label!r}{rule}")
