@@ -118,6 +118,7 @@ def test_folders_of_any_names_are_classes_where_nothing_lies_beside_them(tmp_pat
     assert words_of(str(tmp_path)) == words_of(str(tmp_path / "train")) == ["sports", "tech", "world"]
     assert words_of(str(tmp_path), "world,tech") == ["world", "tech"]
     assert "not read are the folders sports" in capsys.readouterr().out
+    assert words_of(str(tmp_path), "WORLD,Tech") == ["WORLD", "Tech"]
     written(tmp_path / "train" / "train.csv", ("neg", "pos"))
     assert len(load_reviews(str(tmp_path / "train"))["train"]) == 96  # of the file
 

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_dat
 from sklearn.feature_extraction.text import HashingVectorizer
 from transformers import PreTrainedTokenizerBase
 
+from finetuning.batching import token_rows
 from finetuning.errors import CourseError
 from finetuning.files import sealed_aside
 from finetuning.profiles import MOST_LABELS, USUAL_COLUMNS, Columns, Profile
@@ -282,12 +283,12 @@ def prepare(settings: Profile, tokenizer: PreTrainedTokenizerBase) -> DatasetDic
     if "validation" not in splits:
         splits = split_off(splits, "validation", 0.1, seed)
     splits = drop_rows(splits, find_duplicates(splits))
+    words = [*label_words(splits["train"])]  # not looked up in each batch: ``map`` would take a digest of all splits
 
     def tokenize(batch: dict) -> dict:
-        texts = [settings.prompt.format(text=text) for text in batch["text"]]
-        words = [label_words(splits["train"])[label] for label in batch["label"]]
-        inputs = tokenizer(texts, truncation=True, max_length=settings.max_length)
-        return {"input_ids": inputs["input_ids"], "labels": tokenizer(text_target=words)["input_ids"]}
+        rows = token_rows(tokenizer, batch["text"], prompt=settings.prompt, max_length=settings.max_length)
+        labels = tokenizer(text_target=[words[label] for label in batch["label"]])
+        return {"input_ids": rows, "labels": labels["input_ids"]}
 
     tokenized = splits.map(tokenize, batched=True)
     return drop_rows(tokenized, find_duplicates(tokenized))

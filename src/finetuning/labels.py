@@ -1,7 +1,7 @@
 """Labels as words, and the words' scores: in one decoder step, or in a pass for each. Used from lesson 01 on."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -69,10 +69,23 @@ def by_whole_words(model: PreTrainedModel, words: Rows) -> Answer:
     return answer
 
 
+def begin_apart(words: Collection[Sequence[int]]) -> bool:
+    """Whether the first token tells the words (``label_tokens``) apart."""
+    return len({word[0] for word in words}) == len(words)
+
+
 def by_words(model: PreTrainedModel, words: Rows) -> Answer:
     """``by_one_step`` where the first token tells the words apart, else ``by_whole_words``."""
-    first = [word[0] for word in words]
-    return by_one_step(model, first) if len(set(first)) == len(words) else by_whole_words(model, words)
+    return by_one_step(model, [word[0] for word in words]) if begin_apart(words) else by_whole_words(model, words)
+
+
+def probabilities(answer: Answer, rows: Rows, batches: Iterable[np.ndarray], words: int) -> np.ndarray:
+    """The probability of each of so many label words for each review, (reviews, words), scored in these ``batches``."""
+    found = np.zeros((len(rows), words))
+    with torch.inference_mode():
+        for batch in batches:
+            found[batch] = answer([rows[i] for i in batch]).float().softmax(-1).cpu().numpy()
+    return found
 
 
 def score_labels(
@@ -87,10 +100,7 @@ def score_labels(
     answer = by_words(model, label_tokens(tokenizer, words))
     began = time.perf_counter()
     rows = token_rows(tokenizer, texts, prompt=prompt, max_length=max_length)
-    probabilities = np.zeros((len(rows), len(words)))
     at_once = CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS
     model.eval()
-    with torch.inference_mode():
-        for batch in token_batches([len(row) for row in rows], at_once):
-            probabilities[batch] = answer([rows[i] for i in batch]).float().softmax(-1).cpu().numpy()
-    return probabilities, len(rows) / (time.perf_counter() - began)
+    scores = probabilities(answer, rows, token_batches([len(row) for row in rows], at_once), len(words))
+    return scores, len(rows) / (time.perf_counter() - began)

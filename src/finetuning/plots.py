@@ -103,6 +103,12 @@ def plot_confusion(matrix: np.ndarray, words: Sequence[str], title: str) -> Figu
     return fig
 
 
+def _log_sizes(ax: Any, sizes: list[int]) -> None:
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.minorticks_off()
+
+
 def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> Figure:
     """Accuracy against the number of training reviews (log scale), mean and range over the repeats.
 
@@ -113,9 +119,7 @@ def plot_learning_curve(sizes: list[int], scores: np.ndarray, floor: float) -> F
     ax.fill_between(sizes, low, high, where=high > low, color=BLUE, alpha=0.2, label="range over samples")
     ax.plot(sizes, np.nanmean(scores, axis=1), marker="o", color=BLUE, label="mean")
     ax.axhline(floor, color=GREY, linestyle=":", linewidth=2, label="majority class")
-    ax.set_xscale("log")
-    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    ax.minorticks_off()
+    _log_sizes(ax, sizes)
     ax.set(xlabel="training reviews", ylabel="accuracy on test")
     ax.legend()
     return fig
@@ -126,9 +130,7 @@ def plot_by_labels(sizes: list[int], accuracies: dict[str, list[float]]) -> Figu
     fig, ax = figure("How many labels until it pays?")
     for colour, marker, (name, curve) in zip(COLOURS, "os^Dv", accuracies.items(), strict=False):
         ax.plot(sizes, curve, marker=marker, color=colour, label=name)
-    ax.set_xscale("log")
-    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    ax.minorticks_off()
+    _log_sizes(ax, sizes)
     ax.set(xlabel="labelled reviews", ylabel="accuracy on test reviews")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig

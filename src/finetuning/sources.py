@@ -57,7 +57,8 @@ def _class_folders(folder: Path, columns: Columns) -> dict[str, Path]:
     """
     inside = list(folder.iterdir()) if folder.is_dir() else []
     texts = {one.name: one for one in inside if one.is_dir() and any(one.glob("*.txt"))}
-    known = {name: one for name, one in texts.items() if name.lower() in (columns.words() or LABELS)}
+    wanted = {label.lower() for label in columns.words()} or LABELS
+    known = {name: one for name, one in texts.items() if name.lower() in wanted}
     splits = {one for names in SPLITS.values() for one in names}
     if known or columns.labels or len(texts) < 2 or splits & {name.lower() for name in texts} or any(map(kind, inside)):
         return known

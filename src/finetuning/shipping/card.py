@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment
 
 from finetuning.data import label_words
+from finetuning.labels import begin_apart
 from finetuning.profiles import ASSETS, describe
 from finetuning.results import markdown_table, name_machine, results_table
 from finetuning.reviews import LABEL_WORDS
@@ -26,7 +27,7 @@ def model_card(workspace: Workspace, splits: DatasetDict, *, remarks: Sequence[s
     stand below the results. It keeps to the outline of Mitchell et al. 2019, "Model cards for model reporting".
     """
     settings, results, row = workspace.settings, workspace.results(), workspace.row("trainer")
-    words, firsts = [*label_words(splits["train"])], {tuple(labels) for labels in splits["train"]["labels"]}
+    words, tokens = [*label_words(splits["train"])], {tuple(labels) for labels in splits["train"]["labels"]}
     opinions = tuple(words) == LABEL_WORDS
     model, data = describe(settings.model), describe(settings.reviews)
     where = {
@@ -62,7 +63,7 @@ def model_card(workspace: Workspace, splits: DatasetDict, *, remarks: Sequence[s
         prompt=json.dumps(settings.prompt), python_words=json.dumps(words, ensure_ascii=False),
         table=markdown_table(table.columns, table.to_numpy()),
         machine=name_machine(results.run["hardware"]), versions=results.run["versions"],
-        open=model.startswith(OPEN_MODELS), one_step=len({labels[0] for labels in firsts}) == len(firsts),
+        open=model.startswith(OPEN_MODELS), one_step=begin_apart(tokens),
     )  # fmt: skip
     return ModelCard(f"---\n{card.to_yaml()}\n---\n\n{text}")
 

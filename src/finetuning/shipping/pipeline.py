@@ -5,7 +5,6 @@ per class. Ours answers with a word, so this is the pipeline for it: one review 
 out.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from transformers.utils import cached_file
 from finetuning.errors import CourseError
 from finetuning.labels import by_words, label_tokens
 from finetuning.reviews import clean_text
-from finetuning.usage import USAGE
+from finetuning.usage import USAGE, read_usage
 
 TASK = "review-sentiment"
 
@@ -34,7 +33,7 @@ class ReviewPipeline(Pipeline):
         file = cached_file(self.model.name_or_path, USAGE, _raise_exceptions_for_missing_entries=False)
         if file is None:
             raise CourseError(f"{self.model.name_or_path} holds no {USAGE}; save the model as lesson 07 does.")
-        self.usage = json.loads(Path(file).read_text(encoding="utf-8"))
+        self.usage = read_usage(Path(file).parent)
         self.answer = by_words(self.model, label_tokens(self.tokenizer, self.usage["label_words"]))
 
     def _sanitize_parameters(self) -> tuple[dict, dict, dict]:

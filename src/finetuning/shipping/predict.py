@@ -6,10 +6,10 @@ A chunk of reviews at a time is read, cleaned, scored and written, so that memor
 import csv
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -17,8 +17,10 @@ from tqdm import tqdm
 from finetuning.errors import CourseError
 from finetuning.reviews import TEXT, Row, clean_text, open_reviews, problem_of
 
-Rows = Sequence[Sequence[int]]  # token ids of reviews
-Scoring = Callable[[Rows], np.ndarray]  # the probabilities of the label words, (reviews, words)
+if TYPE_CHECKING:
+    from finetuning.labels import Rows
+    from finetuning.speed.prediction import Scoring
+
 CHUNK_REVIEWS, CHUNK_CHARACTERS = 2048, 4_000_000  # a chunk is full with either; smaller ones would mean more padding
 GROUP = 512  # reviews scored at a time
 EVERY = 30  # seconds at least between two lines of progress where there is no terminal to draw a bar on
@@ -46,11 +48,11 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "", *, i
     model, tokenizer, usage = load_shipped(folder)
     asked = {"prompt": usage["prompt"], "max_length": usage["max_length"]}
     words, tokens = usage["label_words"], label_tokens(tokenizer, usage["label_words"])
-    exact = quickest(model, tokens, usage["max_length"])
-    score = quickest(model, tokens, usage["max_length"], int8=True) if int8 else exact
+    score = quickest(model, tokens, usage["max_length"], int8=int8)
+    exact = quickest(model, tokens, usage["max_length"]) if int8 else None  # until the two are compared
     table = csv.writer(output, lineterminator="\n")
     table.writerow(["row", "label", *(f"probability_{word}" for word in words)])
-    written, skipped, compared = 0, 0, ""
+    written = skipped = 0
     began = last_line = time.monotonic()
     with tqdm(unit=" reviews", disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True) as progress:
         if file.text != TEXT[0]:
@@ -65,8 +67,9 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "", *, i
             # in groups of similar length: little is padded, and progress shows in between
             for group in length_sorted_batches([len(text) for text in cleaned], GROUP):
                 rows = token_rows(tokenizer, [cleaned[i] for i in group], **asked)
-                if int8 and not compared:
-                    progress.write(compared := _compared(score, exact, rows), file=sys.stderr)
+                if exact:
+                    progress.write(_compared(score, exact, rows), file=sys.stderr)
+                    exact = None
                 scores[group] = score(rows)
                 progress.update(len(group))
             for number, given in zip(texts, scores, strict=True):
@@ -79,7 +82,7 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "", *, i
     return written, skipped
 
 
-def _compared(int8: Scoring, exact: Scoring, rows: Rows) -> str:
+def _compared(int8: "Scoring", exact: "Scoring", rows: "Rows") -> str:
     """Speed and answers with 8-bit integers beside those without, on some reviews, in a sentence."""
     answers, speeds = [], []
     for score in (int8, exact):

@@ -12,7 +12,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from finetuning.batching import length_sorted_batches, padded, token_batches
 from finetuning.errors import CourseError
-from finetuning.labels import Answer, Rows, by_one_step, by_whole_words
+from finetuning.labels import Answer, Rows, begin_apart, by_one_step, by_whole_words, probabilities
 from finetuning.machine import bf16_is_fast, synchronize
 from finetuning.speed.int8 import has_int8
 from finetuning.speed.packing import by_packing
@@ -20,6 +20,7 @@ from finetuning.speed.recipes import keep_freed_memory, one_change_each
 
 PACK = 8192  # tokens; more of them at once no longer gained speed
 BATCH = 16  # reviews, where nothing is packed
+Scoring = Callable[[Rows], np.ndarray]  # the probabilities of the label words, (reviews, words)
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,7 @@ def prediction_batches(recipe: PredictionRecipe, lengths: Sequence[int], size: i
     return np.array_split(np.arange(len(lengths)), -(-len(lengths) // size))
 
 
-def quickest(
-    model: T5ForConditionalGeneration, words: Rows, limit: int, *, int8: bool = False
-) -> Callable[[Rows], np.ndarray]:
+def quickest(model: T5ForConditionalGeneration, words: Rows, limit: int, *, int8: bool = False) -> Scoring:
     """The last of the ladder's recipes as a function: token ids of reviews -> probabilities, (reviews, words).
 
     ``words``: as ``label_tokens`` gives them; those that begin alike are scored whole. ``int8``: with the encoder's
@@ -81,23 +80,18 @@ def quickest(
     these rightly, or they are not written for the model or its words.
     """
     recipes = [recipe for recipe in prediction_recipes(model.config).values() if int8 or not recipe.int8]
-    first = [word[0] for word in words]
-    one_step = len(set(first)) == len(words)
+    one_step = begin_apart(words)
     recipe = recipes[-1] if one_step else PredictionRecipe(grouped=True)
     if int8 and not recipe.int8:
         raise CourseError("8-bit integers do not work with this model and labels on this machine; leave --int8 out.")
     keep_freed_memory(recipe.keep_memory)
     model.eval()
-    answer = answer_by(recipe, model, first, limit) if one_step else by_whole_words(model, words)
+    answer = answer_by(recipe, model, [word[0] for word in words], limit) if one_step else by_whole_words(model, words)
 
-    def probabilities(rows: Rows) -> np.ndarray:
-        found = np.zeros((len(rows), len(words)))
-        with torch.inference_mode():
-            for batch in prediction_batches(recipe, [len(row) for row in rows], BATCH):
-                found[batch] = answer([rows[i] for i in batch]).float().softmax(-1).cpu().numpy()
-        return found
+    def score(rows: Rows) -> np.ndarray:
+        return probabilities(answer, rows, prediction_batches(recipe, [len(row) for row in rows], BATCH), len(words))
 
-    return probabilities
+    return score
 
 
 def by_generate(model: T5ForConditionalGeneration, words: Sequence[int], limit: int) -> Answer:
