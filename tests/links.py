@@ -1,12 +1,15 @@
 """Links inside the repository that lead nowhere: ``python tests/links.py`` names them, and fails when there are any.
 
 Looks at every Markdown file and notebook: the file must be there, and the heading too where a link names one.
+``dead_ends`` does so for the pages that are made of them.
 """
 
+import html
 import json
 import re
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -54,6 +57,22 @@ def broken(root):
             there = (path.parent / file).resolve() if file else path
             if not there.exists() or (anchor and anchor not in anchors(there, inside=not file)):
                 found.append((path.relative_to(root), target))
+    return found
+
+
+def dead_ends(folder):
+    """Links and pictures of the pages in a folder that lead nowhere or out of it, as (page, target)."""
+    pages = {path.resolve(): path.read_text(encoding="utf-8") for path in folder.rglob("*.html")}
+    found = []
+    for path, page in pages.items():
+        for target in re.findall(r'<(?:a|img|script|link)\b[^>]*?(?:href|src)="([^"]*)"', page):
+            if re.match(r"data:|https?://", target):
+                continue
+            file, _, place = html.unescape(unquote(target)).partition("#")
+            there = (path.parent / file).resolve() if file else path
+            inside = there.is_relative_to(folder.resolve()) and there.is_file()
+            if not inside or (place and f'id="{place}"' not in html.unescape(pages.get(there, ""))):
+                found.append((path.name, target))
     return found
 
 

@@ -6,13 +6,13 @@ import io
 import re
 import zipfile
 from dataclasses import replace
-from urllib.parse import unquote
 
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
 from conftest import ROOT, finetuning
+from links import dead_ends
 
 from authoring import site
 from finetuning.course.report import write_report
@@ -73,22 +73,6 @@ def pages_of(folder):
 def shown(page):
     """The words of a page."""
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)))
-
-
-def dead_ends(folder):
-    """Links and pictures of the pages in a folder that lead nowhere or out of it, as (page, target)."""
-    pages = {path.resolve(): path.read_text(encoding="utf-8") for path in folder.rglob("*.html")}
-    found = []
-    for path, page in pages.items():
-        for target in re.findall(r'<(?:a|img|script|link)\b[^>]*?(?:href|src)="([^"]*)"', page):
-            if re.match(r"data:|https?://", target):
-                continue
-            file, _, place = html.unescape(unquote(target)).partition("#")
-            there = (path.parent / file).resolve() if file else path
-            inside = there.is_relative_to(folder.resolve()) and there.is_file()
-            if not inside or (place and f'id="{place}"' not in html.unescape(pages.get(there, ""))):
-                found.append((path.name, target))
-    return found
 
 
 def test_the_report_says_what_the_run_measured_and_which_error_was_hardest(run):

@@ -13,6 +13,7 @@ from dataclasses import fields
 import pytest
 import yaml
 from conftest import ROOT, finetuning
+from processes import wait_until
 
 from finetuning.distributed import jobs, launch
 from finetuning.distributed.planner import FAMILY, plan
@@ -243,10 +244,8 @@ def kill_and_go_on(config, folder, runs, checkpoints):
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     for after in checkpoints:
         started = subprocess.Popen(words, cwd=ROOT, env=os.environ | {"FINETUNING_RUNS": str(runs)}, **quiet)
-        ends = time.monotonic() + 600
-        while not (folder / f"checkpoint-{3 * after}").exists() and started.poll() is None:
-            assert time.monotonic() < ends
-            time.sleep(0.02)
+        checkpoint = folder / f"checkpoint-{3 * after}"
+        assert wait_until(lambda: checkpoint.exists() or started.poll() is not None, 600)  # noqa: B023
         time.sleep(random.random())
         started.send_signal(signal.SIGKILL)  # the launcher alone: its ranks must not go on behind its back
         started.wait()

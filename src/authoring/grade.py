@@ -20,6 +20,7 @@ def grade(folder: Path) -> list[dict[str, str | int]]:
     Raises CourseError where there is no file.
     """
     rows: list[dict[str, str | int]] = []
+    wanted = tasks()
     for path in sorted(folder.rglob("*.json")):
         learner = path.parent.name if path.stem == "progress" else path.stem
         row: dict[str, str | int] = {"learner": learner.lstrip("=+-@")}  # no formula for the spreadsheet that opens it
@@ -27,7 +28,6 @@ def grade(folder: Path) -> list[dict[str, str | int]]:
             done, row_note = read_progress(path), ""
         except (OSError, ValueError) as error:
             done, row_note = {}, f"cannot be read: {error}"
-        wanted = tasks()
         counts = {lesson: sum(task in done.get(lesson, {}) for task in named) for lesson, named in wanted.items()}
         row |= {f"lesson {lesson} (of {len(wanted[lesson])})": count for lesson, count in counts.items()}
         days = [when[:10] for lesson in done.values() for when in lesson.values()]

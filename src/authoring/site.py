@@ -4,7 +4,6 @@
 zip, with a front page that says of which commit and machine they are. The pages link one another and nothing else.
 """
 
-import re
 import shutil
 import subprocess
 import tempfile
@@ -13,12 +12,12 @@ from pathlib import Path
 
 from authoring.classroom import make_copies
 from authoring.slides import front_page, make_slides
-from finetuning.course.report import write_report
+from finetuning.course.report import title_of, write_report
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
 from finetuning.profiles import choose
 from finetuning.results import caption
-from finetuning.workspace import Workspace, home, read_results
+from finetuning.workspace import LESSONS, Workspace, home, read_results
 
 
 def make_site(folder: Path, run: str) -> Path:
@@ -26,17 +25,21 @@ def make_site(folder: Path, run: str) -> Path:
 
     Raises CourseError where there is no such run.
     """
+    import nbformat
+
     results = read_results(run)
     if results is None:
         raise CourseError(f"There is no run {run!r} to make a site of; run make run first.")
     shutil.rmtree(folder, ignore_errors=True)
     settings = choose(results.run["profile"], limit=results.run["limit"], seed=results.run["seed"])
-    write_report(Workspace(run, settings), folder)
+    workspace = Workspace(run, settings)
+    write_report(workspace, folder)
     make_slides(folder / "slides", run)
-    with tempfile.TemporaryDirectory() as copies:
-        learners, _ = make_copies(Path(copies), run)
+    with tempfile.TemporaryDirectory() as place:
+        learners, _ = make_copies(Path(place), run)
         shutil.copy(learners, folder)
-    titles = {page.stem: read_title(page) for page in sorted((folder / "notebooks").glob("[0-9]*.html"))}
+    copies = [workspace.notebooks / f"{lesson}.ipynb" for lesson in LESSONS]
+    titles = {copy.stem: title_of(copy.stem, nbformat.read(copy, as_version=4)) for copy in copies if copy.exists()}
     project = tomllib.loads((home() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     page = front_page(
         "site.html.j2", name="Fine-tuning language models, hands on", what=f"{project['description']}.",
@@ -44,11 +47,6 @@ def make_site(folder: Path, run: str) -> Path:
     )  # fmt: skip
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
-
-
-def read_title(page: Path) -> str:
-    """What a page's head calls it."""
-    return re.findall(r"<title>(.*?)</title>", page.read_text(encoding="utf-8"))[0]
 
 
 def commit() -> str:

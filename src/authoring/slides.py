@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from authoring.classroom import FOLDED, lesson_with_outputs
 from authoring.pagination import ROOM, break_slides, is_start
-from finetuning.course.report import describe_plots, link_pages, notebook_page
+from finetuning.course.report import describe_plots, link_pages, notebook_page, title_of
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically
 from finetuning.profiles import ASSETS
@@ -56,7 +56,7 @@ def make_slides(folder: Path, run: str) -> list[Path]:
         notebook = lesson_with_outputs(lesson, run)
         describe_plots(notebook)
         deck = arrange(notebook)
-        titles.append(f"{lesson[:2]} {deck.cells[0].source.splitlines()[0].strip('# ')}")
+        titles.append(title_of(lesson, deck))
         page, _ = exporter.from_notebook_node(deck, resources={"metadata": {"path": str(home()), "name": titles[-1]}})
         decks.append(folder / f"{lesson}.html")
         write_atomically(decks[-1], link_pages(page, [*LESSONS, "glossary"]))
@@ -247,13 +247,12 @@ def _code_pieces(cell: NotebookNode, kind: str) -> list[NotebookNode]:
     height: float
     for output in _joined(cell.outputs):
         data = output.get("data", {})
+        free = ROOM - 20 - sum(piece.metadata.height for piece in pieces)
         if output.output_type == "stream":
-            free = (ROOM - sum(piece.metadata.height for piece in pieces) - 20) // 24
-            shown = _shorten(output.text, int(min(18, free)) if free >= 10 else 18)
+            shown = _shorten(output.text, int(min(18, free // 24)) if free // 24 >= 10 else 18)
             output.text, height = "\n".join(shown), len(shown) * 24 + 16
         elif "image/png" in data:
             height = _png_height(data["image/png"])
-            free = ROOM - 20 - sum(piece.metadata.height for piece in pieces)
             height = output.metadata["room"] = free if 400 <= free < height else height
         else:
             output, height = _table_output(output)

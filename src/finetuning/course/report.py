@@ -12,7 +12,7 @@ import numpy as np
 from finetuning.files import find_damage, write_atomically
 from finetuning.profiles import ASSETS
 from finetuning.results import caption, duration, gain_sentences, results_table, rows_by_stage
-from finetuning.workspace import LESSONS, Workspace, executed_copy, execution_mark, home
+from finetuning.workspace import LESSONS, Workspace, execution_mark, home
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -27,6 +27,11 @@ def link_pages(page: str, names: list[str]) -> str:
         return f'<a href="{link[1]}.html{link[2]}">{link[3]}</a>' if link[1] in names else link[3]
 
     return re.sub(r'<a href="(\w+)\.ipynb(#[^"]*|)">(.*?)</a>', to_page, page)
+
+
+def title_of(name: str, notebook: "NotebookNode") -> str:
+    """A lesson's number and its heading, or the heading alone where the name has no number."""
+    return " ".join([*re.findall(r"^\d+", name), notebook.cells[0].source.splitlines()[0].strip("# ")])
 
 
 def describe_plots(notebook: "NotebookNode") -> None:
@@ -78,8 +83,7 @@ def write_report(workspace: Workspace, site: Path | None = None) -> Path:
         place = home() / "notebooks" if name == "glossary" else workspace.notebooks
         notebooks.append(nbformat.read(place / f"{name}.ipynb", as_version=4))
         first = notebooks[-1].cells[0].source
-        title = " ".join([*re.findall(r"^\d+", name), first.splitlines()[0].strip("# ")])
-        seconds = execution_mark(executed_copy(workspace.name, name)).get("seconds")
+        title, seconds = title_of(name, notebooks[-1]), execution_mark(notebooks[-1]).get("seconds")
         lessons.append((name, title, "".join(re.findall(r"Reading time (\d+ minutes?)", first)), duration(seconds)))
     for i, notebook in enumerate(notebooks):
         near = [f'<a href="{name}.html">{title}</a>' for name, title, *_ in lessons[max(i - 1, 0) : i + 2]]
