@@ -14,6 +14,7 @@ from conftest import NOTEBOOKS, ROOT
 STARTED: list[subprocess.Popen] = []
 # The beginnings of ids of lesson 03's cells that take long and keep nothing: speeds, and trainings on few labels.
 SPEED_OF_LESSON_03 = ("03-guess-labels", "03-labels", "03-guess-recipe", "03-speed", "03-close")
+PROOF_OF_LESSON_03 = ("03-resume-proof", "03-resume-compare")  # three more trainings
 
 
 def start(runs, *arguments, cwd=ROOT, **environment):

@@ -11,7 +11,17 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import NOTEBOOKS, ROOT, finetuning
-from processes import SPEED_OF_LESSON_03, appears, course_without, left_behind, said, small_course, start, wait_until
+from processes import (
+    PROOF_OF_LESSON_03,
+    SPEED_OF_LESSON_03,
+    appears,
+    course_without,
+    left_behind,
+    said,
+    small_course,
+    start,
+    wait_until,
+)
 
 from finetuning.course.runner import run_course
 from finetuning.errors import CourseError
@@ -39,8 +49,8 @@ def times():
 def prepared(tmp_path_factory):
     """Lessons 00 to 02 on hostile reviews, with secrets in the environment and a home folder of its own.
 
-    ``go_on(runs)`` starts the next lesson on a copy of them, less its charts of speed, which take longest and keep
-    nothing.
+    ``go_on(runs)`` starts the next lesson on a copy of them, less its charts of speed and its trainings that
+    keep nothing.
     """
     folder = tmp_path_factory.mktemp("prepared")
     lines = [json.loads(line) for line in (POCKET_REVIEWS / "train.jsonl").read_text().splitlines()]
@@ -53,7 +63,7 @@ def prepared(tmp_path_factory):
     first = start(folder / "runs", "--reviews", reviews, "--lessons", "00,01,02", HOME=str(folder / "home"), **SECRETS)
     assert first.wait(timeout=3600) == 0, said(folder / "runs")
     changed = {path for path, time in times().items() if before.get(path) != time}
-    course = course_without(folder / "course", *SPEED_OF_LESSON_03)
+    course = course_without(folder / "course", *SPEED_OF_LESSON_03, *PROOF_OF_LESSON_03)
 
     def go_on(runs):
         return start(runs, *arguments, cwd=course)
@@ -111,7 +121,7 @@ MOMENTS = (
     "models/trainer/checkpoints/checkpoint-*/optimizer.pt",
     "models/trainer/checkpoints/checkpoint-*/trainer_state.json",
     11.2,
-    "models/broken/checkpoints/checkpoint-*",
+    "models/from_scratch/checkpoints/checkpoint-*",
     "scores/trainer.json",
     "models/from_scratch/checkpoints/checkpoint-*/optimizer.pt",
     "models/trainer.partial/*",
