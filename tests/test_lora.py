@@ -11,7 +11,7 @@ from finetuning.distributed.memory import expected_bytes, held_bytes
 from finetuning.distributed.planner import adapter_parameters, plan, t5_shape
 from finetuning.errors import CourseError
 from finetuning.labels import score_labels
-from finetuning.lora import ADAPTER, add_lora, load_adapter, trainable
+from finetuning.lora import ADAPTER, add_lora, load_adapter
 from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import POCKET_T5, choose
 
@@ -43,7 +43,11 @@ def test_at_the_start_an_adapter_changes_nothing_and_the_rest_is_frozen(settings
     assert torch.equal(adapted(**batch).logits, plain(**batch).logits)
     named = [name for name, weight in adapted.named_parameters() if weight.requires_grad]
     assert named and all("lora_" in name for name in named)
-    assert trainable(adapted) == adapter_parameters(plain.config, 2) < trainable(plain)
+    assert (
+        adapted.num_parameters(only_trainable=True)
+        == adapter_parameters(plain.config, 2)
+        < plain.num_parameters(only_trainable=True)
+    )
 
 
 @pytest.mark.parametrize(("rank", "matrices"), [(0, ["q"]), (2, ["query"])])
@@ -101,16 +105,18 @@ def test_bytes_of_frozen_parameters_are_counted_as_in_theory(settings, batch):
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
     model(**batch).logits.sum().backward()
     optimizer.step()
-    frozen = model.num_parameters() - trainable(model)
+    frozen = model.num_parameters() - model.num_parameters(only_trainable=True)
     held = held_bytes(model, optimizer)
     assert {part: held[part] for part in held if part != "buffers"} == expected_bytes(
-        trainable(model), 0, 1, frozen=frozen
+        model.num_parameters(only_trainable=True), 0, 1, frozen=frozen
     )
 
 
 def test_the_planner_counts_adapters_as_peft_adds_them_and_finds_room():
     shape = t5_shape(str(POCKET_T5))
-    assert adapter_parameters(shape, 4) == trainable(add_lora(load_model(choose()), 4, ["q", "v"]))
+    assert adapter_parameters(shape, 4) == add_lora(load_model(choose()), 4, ["q", "v"]).num_parameters(
+        only_trainable=True
+    )
     whole, little = (plan("t5-3b", memory="80GB", lora=rank).rows[0] for rank in (0, 8))
     assert little.strategy == "plain" and little.total - little.bytes["activations"] < 0.5 * 54e9
     assert whole.strategy == "plain" and little.micro_batch > whole.micro_batch

@@ -95,7 +95,7 @@ def scaled(run):
 
 def on_a_cluster(run):
     offload_apart = np.abs(run.scores("deepspeed_zero2_offload") - run.scores("deepspeed_zero2")).max()
-    apart = "05-launchers-run", "05-crash-resume", "05-crash-universal"
+    apart = "05-crash-resume", "05-crash-universal"
     return [*apart, 3, "05-stage3-joined", offload_apart, 4, "05-again-measured"]
 
 

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import PreTrainedModel, T5ForConditionalGeneration
+from transformers import T5ForConditionalGeneration
 
 from finetuning.errors import CourseError, first_line
 from finetuning.models import load_model
@@ -58,8 +58,3 @@ def load_adapter(settings: Profile, folder: Path) -> PeftModel:
         missing = sorted(here.keys() ^ saved.keys())
         raise CourseError(f"{file} lacks tensors or has others, as {missing[0]}; save the adapter again.")
     return model
-
-
-def trainable(model: PreTrainedModel | PeftModel) -> int:
-    """How many of the model's parameters a training changes."""
-    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
