@@ -1,5 +1,8 @@
 """The pieces of lesson 03, on a tiny random T5."""
 
+import subprocess
+import sys
+
 import nbformat
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTraining
 
 from finetuning.files import seal
 from finetuning.labels import label_ids, score_labels
+from finetuning.machine import bf16_is_fast
 from finetuning.metrics import wilson_interval
 from finetuning.models import load_model, load_tokenizer, parameter_table, save_model
 from finetuning.profiles import choose
@@ -179,3 +183,15 @@ def test_numbers_too_small_to_matter_cost_no_time(settings):
     load_model(settings)
     if supported:
         assert (torch.tensor([1e-38]) * torch.tensor([1e-2])).item() == 0
+
+
+def test_a_busy_machine_computes_in_the_same_type():
+    """Else the same seed would give another model while other programs run."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
+    try:
+        answers = {bf16_is_fast.__wrapped__() for _ in range(20)}
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert answers == {bf16_is_fast()}

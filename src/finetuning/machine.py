@@ -16,22 +16,25 @@ def bf16_is_fast() -> bool:
     """Whether this machine multiplies bfloat16 matrices faster than fp32 ones; fp16 is no option, T5 overflows in it.
 
     Measured once in a process: a processor may list instructions for bfloat16 and still multiply it at half the speed
-    of fp32.
+    of fp32. By one thread's own time, in turn, so that other programs on the machine do not change the answer.
     """
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-        a @ b  # the first product also prepares the ones after it
-        began = [time.perf_counter()]
-        for _ in range(5):
+    kinds, threads = (torch.float32, torch.bfloat16), torch.get_num_threads()
+    pairs = [(torch.ones(256, 512, dtype=kind), torch.ones(512, 512, dtype=kind)) for kind in kinds]
+    torch.set_num_threads(1)
+    rounds = []
+    for _ in range(10):
+        marks = [time.thread_time()]
+        for a, b in pairs:
             a @ b
-            began.append(time.perf_counter())
-        seconds[dtype] = min(np.diff(began))
-    return bool(seconds[torch.bfloat16] < 0.8 * seconds[torch.float32])
+            marks.append(time.thread_time())
+        rounds.append(np.diff(marks))
+    torch.set_num_threads(threads)
+    fp32, bf16 = np.min(rounds, axis=0)
+    return bool(bf16 < 0.8 * fp32)
 
 
 def this_machine() -> dict:
