@@ -92,8 +92,8 @@ latest:  ## make test on the newest version of every library, in build/latest (2
 	@rm -rf build/latest && mkdir -p build && sed 's/==.*//' requirements.txt > build/requirements.txt
 	@$(MAKE) --no-print-directory test VENV=build/latest REQUIREMENTS=build/requirements.txt
 
-bench: setup  ## measure the speed claims side by side, in runs/bench/ (25 minutes; PROFILE= REVIEWS= BASE_MODEL=)
-	@$(BIN)/python -m authoring bench $(SOURCES)
+bench: setup  ## measure the speed claims side by side, in runs/bench/ (12 minutes, FULL=1 with accuracies 40; PROFILE= REVIEWS= BASE_MODEL=)
+	@$(BIN)/python -m authoring bench $(SOURCES) $(if $(FULL),--full)
 
 device-check: setup  ## what this machine's GPUs make of the DeepSpeed lessons, for readers who have none (8 minutes; REVIEWS=)
 	@$(BIN)/python -m authoring device-check --reviews="$$GIVEN_REVIEWS"

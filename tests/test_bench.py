@@ -204,9 +204,11 @@ def test_a_quick_run_measures_everything_and_training_gains(tmp_path):
     assert "Warning" not in ended.stderr
     assert time.perf_counter() - began < 120  # 35 seconds on two quiet cores
     found = json.loads((tmp_path / "bench" / "bench.json").read_text())
-    assert {"peak", "training", "prediction", "growth", "data", "start_up", "course"} <= set(found)
+    assert {"peak", "training", "prediction", "front_door", "growth", "data", "start_up", "course"} <= set(found)
     for part in ("training", "prediction"):  # one round on a machine that may be busy: that it gains, not how much
         assert found[part]["factors"][-1]["times"]["median"] > 1, part
+    assert {"usual: generate", "predict"} <= set(found["front_door"])
+    assert found["front_door"]["predict"]["same_answers"] == 1
     same = found["prediction"]["same_answers"]
     assert same["one decoder step"] == same["sorted by length"] == 1
     assert min(same.values()) > 0.85  # of 32 reviews the roundings may turn those that lie on the border

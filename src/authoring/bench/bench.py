@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from authoring.bench.accuracy import SHIPPED_DROPOUT, accuracy_of_a_seed, our_recipe
 from authoring.bench.data_path import data_path
 from authoring.bench.flops import forward_flops, matmul_peak, tokens_written
+from authoring.bench.front_door import FEW, front_door
 from authoring.bench.growth import SHAPES, growth_exponent, seconds_by_ranks
 from authoring.bench.operators import profile_prediction, profile_training
 from authoring.bench.processes import in_own_process
@@ -52,14 +54,16 @@ from finetuning.workspace import runs_folder
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
+
+FRONT_DOOR_TOKENS = 160_000  # of all reviews that a command labels
 
 
 class Bench:
     """One run of the bench: its settings, what was measured so far, and the folder it is kept in."""
 
-    def __init__(self, settings: Profile, rounds: int, quick: bool) -> None:
-        self.settings, self.rounds, self.quick = settings, 1 if quick else rounds, quick
+    def __init__(self, settings: Profile, rounds: int, quick: bool, full: bool) -> None:
+        self.settings, self.rounds, self.quick, self.full = settings, 1 if quick else rounds, quick, full
         self.shipped = settings.name == "pocket"
         # pocket T5 as shipped, or a T5 of random weights: speed does not hang on what the weights are
         self.make_model = partial(load_model, settings, from_scratch=not self.shipped, dropout=SHIPPED_DROPOUT)
@@ -100,8 +104,10 @@ class Bench:
         some = self.splits["train"].shuffle(seed=self.settings.seed)
         some = some.select(range(min(1000, len(some))))
         self.labels = list(some["label"])
-        texts = [clean_text(text) for text in some["text"]]
-        self.rows = token_rows(self.tokenizer, texts, prompt=self.settings.prompt, max_length=self.settings.max_length)
+        self.texts = [clean_text(text) for text in some["text"]]
+        self.rows = token_rows(
+            self.tokenizer, self.texts, prompt=self.settings.prompt, max_length=self.settings.max_length
+        )
         self.lengths = np.array([len(row) for row in self.rows])
         self.config = self.make_model().config
         self.answers = label_tokens(self.tokenizer, label_words(self.splits["train"]))
@@ -165,25 +171,36 @@ class Bench:
         return spread(shares) if shares else None
 
     def prediction(self) -> None:
-        """The ladder of prediction, on a model that has learnt to answer in one word, as a fine-tuned one has."""
+        """The ladder of prediction and the commands, on a model that answers in one word, as a fine-tuned one does."""
         model = self.make_model()
         training = Training(model, our_recipe(), self.answers, self.limit)
         for batch in epoch_batches(self.lengths[:160], BATCH, True, 1)[:10]:
             training.step([self.rows[i][-64:] for i in batch], [self.labels[i] for i in batch])
+        with tempfile.TemporaryDirectory() as runs:
+            folder = Path(runs) / "front" / "models" / "trainer"
+            model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            self._ladder_of_prediction(model, folder)
+            most = 20 * FEW if self.quick else round(FRONT_DOOR_TOKENS / self.lengths.mean())
+            found = front_door(
+                self.settings, folder, self.texts, label_words(self.splits["train"]), most=most, rounds=self.rounds,
+                say=self.say,
+            )  # fmt: skip
+        self.keep("front_door", found)
+
+    def _ladder_of_prediction(self, model: T5ForConditionalGeneration, folder: Path) -> None:
+        """The ladder on the model that lies in ``folder``, and the share of the peak."""
         count = min(len(self.rows), 32 if self.quick else 96)
         rows, ladder = self.rows[:count], prediction.prediction_recipes(model.config)
         last = list(ladder)[-1]
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            make_model = partial(
-                load_model, replace(self.settings, model=folder, model_revision=None), dropout=SHIPPED_DROPOUT
-            )
-            asked = {"rows": rows, "words": self.words, "limit": self.limit}
-            measured = take_turns(
-                self.apart(time_prediction), ladder, rounds=self.rounds,
-                say=lambda line: self.say(f"prediction, {line}"), make_model=make_model, **asked,
-            )  # fmt: skip
-            shares = self.apart(profile_prediction)(make_model, ladder[last], **asked)
+        saved = replace(self.settings, model=str(folder), model_revision=None)
+        make_model = partial(load_model, saved, dropout=SHIPPED_DROPOUT)
+        asked = {"rows": rows, "words": self.words, "limit": self.limit}
+        measured = take_turns(
+            self.apart(time_prediction), ladder, rounds=self.rounds,
+            say=lambda line: self.say(f"prediction, {line}"), make_model=make_model, **asked,
+        )  # fmt: skip
+        shares = self.apart(profile_prediction)(make_model, ladder[last], **asked)
         took = speeds(measured)
         first = {name: rounds[0] for name, rounds in measured.items()}
         usual = first["usual: generate"]
@@ -298,6 +315,8 @@ class Bench:
                 seconds.setdefault(f"import {name}", []).append(seconds_of(f"import {name}"))
             seconds.setdefault("a kernel's start", []).append(kernel_start_seconds())
             seconds.setdefault("to pocket T5's first training step", []).append(seconds_of(first_step))
+            helped = "from finetuning.__main__ import main; main(['--help'])"
+            seconds.setdefault("python -m finetuning --help", []).append(seconds_of(helped))
         self.keep("start_up", {name: spread(taken) for name, taken in seconds.items()})
         for name, taken in seconds.items():
             self.say(f"start-up: {name:36} {statistics.median(taken):6.2f} s")
@@ -313,7 +332,7 @@ class Bench:
         """All parts, in order, then the table and the figures."""
         self.load()
         parts = [self.peaks, self.training, self.prediction, self.growth, self.data_path, self.start_up, self.course]
-        if not self.quick:
+        if self.full:
             parts.append(self.accuracy)
         for part in parts:
             part()
@@ -335,11 +354,10 @@ def main(arguments: list[str]) -> None:
         "--base-model", default="", help="a folder or Hub id with another T5's configuration and tokenizer"
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often each contender runs (default: %(default)s)")
-    parser.add_argument(
-        "--quick", action="store_true", help="one round on few reviews, without the trainings for accuracy"
-    )
+    parser.add_argument("--quick", action="store_true", help="one round on few reviews")
+    parser.add_argument("--full", action="store_true", help="also ten trainings, for what the recipes do to accuracy")
     asked = parser.parse_args(arguments)
     if asked.rounds < 1:
         raise CourseError("--rounds must be at least 1.")
     settings = choose(asked.profile, reviews=asked.reviews, base_model=asked.base_model)
-    Bench(settings, asked.rounds, asked.quick).run()
+    Bench(settings, asked.rounds, asked.quick, asked.full).run()

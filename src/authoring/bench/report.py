@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from authoring.bench.front_door import FEW
 from finetuning import plots
 from finetuning.plots import BLUE, GREY, figure
 from finetuning.results import markdown_table
+from finetuning.speed.contenders import factors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +51,7 @@ def _shares(profiles: dict[str, dict[str, float]]) -> list[str]:
 
 def table(measured: dict) -> str:
     """Everything that was measured, as Markdown."""
-    lines = [*_head(measured), "", *_training(measured), "", *_prediction(measured)]
+    lines = [*_head(measured), "", *_training(measured), "", *_prediction(measured), "", *_front_door(measured)]
     if accuracy := measured.get("accuracy"):
         lines += ["", *_accuracy(accuracy)]
     lines += ["", *_growth(measured["growth"]), "", *_data(measured["data"]), "", *_start_up(measured["start_up"])]
@@ -97,6 +100,35 @@ def _prediction(measured: dict) -> list[str]:
         f"The usual recipe computes at {prediction['usual_share_of_fp32_peak']:.0%} of the fp32 peak. Ten times its "
         f"speed, without padding, would need {prediction['ten_times_would_need'] / 1e9:.0f} GFLOP/s.",
         *_shares(prediction["profile"]),
+    ]
+
+
+def _front_door(measured: dict) -> list[str]:
+    ways = measured["front_door"]
+    gains = factors({name: way["speeds"] for name, way in ways.items()})
+    rows = []
+    for gain, (name, way) in zip(gains, ways.items(), strict=True):
+        speed, times = gain["speed"], gain["times"]
+        rows.append(
+            (
+                name, f"{speed['median']:.1f} ({speed['low']:.1f}-{speed['high']:.1f})",
+                f"{times['median']:.1f} ({times['low']:.1f}-{times['high']:.1f})", f"{median(way['starts']):.1f}",
+                f"{way['same_answers']:.1%}",
+            )
+        )  # fmt: skip
+    head = (
+        "whole commands",
+        "reviews/s (lowest-highest)",
+        "times the usual",
+        f"seconds for {FEW} reviews",
+        "same answers",
+    )
+    lacking = "" if any(name.startswith("CTranslate2") for name in ways) else " CTranslate2 is not installed here."
+    return [
+        "## Prediction from a terminal",
+        markdown_table(head, rows),
+        "",
+        f"A fresh process each; the time for {FEW} reviews, mostly its start, is taken off the speed.{lacking}",
     ]
 
 
