@@ -17,16 +17,21 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import ROOT, finetuning
+from conftest import IMDB, ROOT, finetuning, needs_imdb
 from datasets import Dataset, DatasetDict
 
+from finetuning.batching import length_sorted_batches, token_rows
+from finetuning.data import load_reviews
 from finetuning.errors import CourseError
-from finetuning.labels import LABEL_WORDS, score_labels
+from finetuning.labels import LABEL_WORDS, by_one_step, label_tokens, probabilities, score_labels
+from finetuning.machine import bf16_is_fast
 from finetuning.metrics import measure
+from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import POCKET_REVIEWS, POCKET_T5, choose
 from finetuning.reviews import LONGEST, clean_text
 from finetuning.shipping import predict
@@ -34,6 +39,7 @@ from finetuning.shipping.card import model_card
 from finetuning.shipping.form import answer, review_form
 from finetuning.shipping.predict import predict_file
 from finetuning.speed.int8 import has_int8
+from finetuning.speed.prediction import quickest
 from finetuning.usage import USAGE, load_shipped, read_usage, save_usage
 from finetuning.workspace import Workspace, shipped_folder
 
@@ -335,6 +341,25 @@ def test_memory_does_not_grow_with_the_file(what, kind, folder, runs, tmp_path):
         peaks.append(peak)
     assert peaks[1] - peaks[0] < 30 * 2**20
     assert peaks[1] < 1.5e9
+
+
+@pytest.mark.soak
+@needs_imdb
+def test_the_way_that_users_get_answers_as_the_plain_one():
+    """What predict does, on all Pocket Reviews and 2,000 of IMDb's: the probabilities and answers of the plain way."""
+    settings = choose()
+    model, tokenizer = load_model(settings).eval(), load_tokenizer(settings)
+    splits = load_reviews(settings.reviews)
+    texts = [text for split in splits.values() for text in split["text"]]
+    texts += list(pd.read_parquet(IMDB / "test.parquet").sample(2000, random_state=1)["text"])
+    cleaned, asked = [clean_text(text) for text in texts], {"prompt": settings.prompt, "max_length": 512}
+    rows, words = token_rows(tokenizer, cleaned, **asked), label_tokens(tokenizer)
+    batches = length_sorted_batches([len(row) for row in rows], 16)
+    plain = probabilities(by_one_step(model, [word[0] for word in words]), rows, batches, 2)
+    quick = quickest(model, words, 512)(rows)
+    near = 1e-3 if not bf16_is_fast() else 0.05  # bf16 has three digits
+    assert len(rows) == 5500 and abs(plain - quick).max() < near
+    assert ((plain.argmax(axis=1) == quick.argmax(axis=1)) | (abs(plain[:, 0] - 0.5) < near)).all()
 
 
 @pytest.mark.soak
