@@ -356,7 +356,7 @@ from finetuning.distributed import jobs, launch
 from finetuning.profiles import choose
 from finetuning.workspace import Workspace
 workspace = Workspace("ds", choose(base_model=sys.argv[1]))
-launch.run(jobs.training_job(workspace, "orphan", deepspeed="zero1", steps=100_000), launcher=sys.argv[2])
+launch.run(jobs.training_job(workspace, "orphan", deepspeed="zero1", steps=5_000), launcher=sys.argv[2])
 """
 
 
