@@ -51,6 +51,7 @@ def test_every_plot_has_labelled_axes():
         assert fig.get_suptitle()
         for ax in fig.axes:
             assert ax.get_xlabel(), fig.get_suptitle()
+    plots.plot_confusion(np.eye(3, dtype=int), ("$", "$$", "$_$"), "my $$.csv").canvas.draw()  # no formulas
 
 
 def test_a_learning_curve_has_no_band_where_there_is_one_sample():

@@ -224,6 +224,10 @@ def test_class_labels_are_read_by_their_names(tmp_path):
     with pa.ipc.new_file(tmp_path / "mine.feather", table.schema) as file:
         file.write_table(table)
     assert read(tmp_path / "mine.feather") == TRUE
+    pq.write_table(
+        pa.table({"text": [text.encode() for text in TEXTS], "label": [b"neg", b"pos"] * 30}), tmp_path / "b.parquet"
+    )
+    assert read(tmp_path / "b.parquet") == TRUE  # texts that their writer has not marked as text
     (tmp_path / "splits" / "train" / "data-00000-of-00001.arrow").write_bytes(b"")
     refused(tmp_path / "splits", "holds no whole data set")
 
@@ -231,14 +235,21 @@ def test_class_labels_are_read_by_their_names(tmp_path):
 def test_folders_of_text_files_by_class(tmp_path, capsys):
     for split in ("train", "test"):
         for i, (text, label) in enumerate(TRUE.items()):
-            written(tmp_path / split / ("pos" if label else "neg") / f"{i}_9.txt", text)
+            written(tmp_path / split / ("pos" if label else "neg") / f"{i}_9.{'TXT' if i < 9 else 'txt'}", text)
     written(tmp_path / "train" / "unsup" / "0_0.txt", "nobody knows")
+    written(tmp_path / "train" / "pos" / "._1_9.txt", b"\xff")  # as macOS leaves them
     splits = load_reviews(str(tmp_path))
     assert {name: len(split) for name, split in splits.items()} == {"train": 60, "test": 60} and read(tmp_path) == TRUE
     assert "not read are the folders unsup" in capsys.readouterr().out
     assert read(tmp_path / "test") == TRUE
-    written(tmp_path / "test" / "pos" / "1_9.txt", b"caf\xe9")
-    refused(tmp_path, r"1_9.txt cannot be read.*save it as UTF-8")
+    written(tmp_path / "test" / "pos" / "11_9.txt", b"caf\xe9")
+    refused(tmp_path, r"11_9.txt cannot be read.*save it as UTF-8")
+
+
+def test_a_test_split_without_labels_is_refused_with_the_way_out(tmp_path):
+    written(tmp_path / "train.csv", PLAIN)
+    written(tmp_path / "test.csv", delimited(("id", "text"), enumerate(TEXTS)))
+    refused(tmp_path, r"\(test\) has no column 'label'; found are 'id'.* Or leave test out: it is then cut from train")
 
 
 STRAYS = {
@@ -360,6 +371,9 @@ BROKEN = {
     "white.csv": ("\n\n  \n", "begins with no line of column names"),
     "nohead.tsv": ("A fine film\t1\n" * 60, "no column 'text'.*the first line names the columns"),
     "three.csv": (PLAIN.replace("positive", "neutral", 1), "30 negative, 1 neutral and 29 positive reviews; .*LABELS="),
+    "nan.csv": (PLAIN.replace("positive", "NaN", 3), "review 2: the label is missing"),
+    "lists.jsonl": (json.dumps({"text": "a", "label": ["a"]}), r"'label' holds \['a'\]; expected is one label"),
+    "none.jsonl": (json.dumps({"text": "a", "label": []}), r"'label' holds \[\]; expected is one label"),
     "empty.csv.gz": (gzip.compress(b""), "is empty; expected are a text and a label"),
     "half.arrow": (b"ARROW1\0\0" + b"x" * 50, "cannot be read"),
 }  # fmt: skip

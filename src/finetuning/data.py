@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
@@ -21,6 +22,7 @@ TOKENS = ("text", "label", "input_ids", "attention_mask", "labels")  # columns t
 LEAST_TRAIN = 5  # reviews of each label in train
 LEAST_HELD = 2  # reviews of each label in validation and in test
 LEAST_ROWS = 34  # reviews in train: an epoch of less than two batches is none
+UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\ufeff"))  # soft hyphen, space of no width, byte order mark
 NUMBER = r"(-?\d+(?:\.\d+)?)( ?stars?)?"
 
 
@@ -55,9 +57,14 @@ def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> di
     for name, split in splits.items():
         where, names = f"{place} ({name})", split.column_names
         text = need_column(where, names, TEXT, columns.text)
-        label = need_column(where, [column for column in names if column != text], LABEL, columns.label)
+        try:
+            label = need_column(where, [column for column in names if column != text], LABEL, columns.label)
+        except CourseError as error:
+            if name == "train":
+                raise
+            raise CourseError(f"{error} Or leave {name} out: it is then cut from train.") from None
         gone = [column for column in names if column in (text, label, *TOKENS)]
-        read[name] = split[text][:], _labels_as_text(split, label), split.remove_columns(gone)
+        read[name] = split[text][:], _labels_as_text(split, where, label), split.remove_columns(gone)
     found = {word for _, words, _ in read.values() for word in words}
     try:
         numbers, classes, rule, left = _label_rule(found, label, columns)
@@ -82,11 +89,15 @@ def _with_labels(place: str, splits: dict[str, Dataset], columns: Columns) -> di
     return labelled
 
 
-def _labels_as_text(split: Dataset, column: str) -> list[str]:
-    """The labels as text, those of a class label by their names."""
+def _labels_as_text(split: Dataset, where: str, column: str) -> list[str]:
+    """The labels as text, without what cannot be seen; those of a class label by their names, a missing one as ""."""
     feature, values = split.features[column], split[column][:]
+    if several := [value for value in values if isinstance(value, (list, dict))]:
+        raise CourseError(f"{where}: {column!r} holds {str(several[0])[:40]}; expected is one label for each review.")
     names = dict(enumerate(getattr(feature, "names", None) or ()))
-    return ["" if value is None else str(names.get(value, value)).strip() for value in values]
+    texts = (str(names.get(value, "" if value is None else value)).translate(UNSEEN) for value in values)
+    plain = (clean_text(normalize("NFC", text)) for text in texts)
+    return ["" if text.lower() in KNOWN["missing"] else text for text in plain]
 
 
 def _label_rule(
@@ -111,6 +122,9 @@ def _label_rule(
     elif not given:
         names = {word.lower(): word for word in sorted(found - {""}, reverse=True)}
         return _named(plain, {word: word for _, word in sorted(names.items())})
+    elif words := found - {"", *known, *numbers} if not known else ():
+        both = f"words, as {min(words)[:40]!r}, and numbers, as {min(numbers)!r}"
+        raise CourseError(f"the labels are {both}; LABELS= names those that are meant.")
     elif given == {-1, 1}:
         low, high = -1.0, 1.0
     else:
@@ -141,6 +155,10 @@ def _named(
     if missing := [label for label in chosen if _plain(label) not in plain.values()]:
         raise CourseError(
             f"no review has the label {missing[0]!r}; found are {shown}. LABELS= names them as they stand."
+        )
+    if braces := [word for word in words if re.search("[{}]", word)]:
+        raise CourseError(
+            f"the label {braces[0][:40]!r} has braces, a prompt's signs; LABELS=old=new,... names it anew."
         )
     if not 2 <= len(words) <= MOST_LABELS:
         way = f"learnt can be 2 to {MOST_LABELS}: name those to keep by LABELS=a,b,c, or the labels' column by LABEL="

@@ -11,7 +11,7 @@ FEW = 20  # a column whose cells have no more different forms than this shows wh
 STRAY = 'a quote (") opens here and swallows what follows; put the whole text in quotes, with "" for a quote inside it'
 WRONG = {
     "unexpected end": "a quote opens here and is never closed; the rest of the file is inside it",
-    "field limit": "a text of many million characters; is a quote never closed?",
+    "field limit": "a text of many million characters, as where a quote is never closed",
 }  # what csv.Error says -> what the reader is told
 
 Record = tuple[int, list[str], str]  # the number of its first line, its cells, what is wrong with it

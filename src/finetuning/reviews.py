@@ -233,7 +233,7 @@ def _table_file(path: Path, suffix: str, text: str, only_text: bool) -> ReviewFi
         schema, total = file.schema, None
     column = need_column(path, schema.names, TEXT, text)
     kinds = {one.name: one.type.value_type if pa.types.is_dictionary(one.type) else one.type for one in schema}
-    strings = (pa.string(), pa.large_string(), pa.string_view())
+    strings = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary())
     if kinds[column] not in strings:
         raise CourseError(f"The column {column!r} of {path} holds {kinds[column]} values; expected are texts.")
     names = [column] if only_text else [name for name in schema.names if schema.names.count(name) == 1]

@@ -13,9 +13,9 @@ from finetuning.reviews import FORMATS, KNOWN, kind, open_reviews, problem_of
 
 LABELS, SPLITS = KNOWN["labels"], KNOWN["splits"]
 EXPECTED = (
-    "expected are a text in column 'text' and 0/1, negative/positive, neg/pos, True/False or other words in column "
-    "'label'; columns of other names are given by TEXT= and LABEL=, ratings by RATING=low,high, numbers that are "
-    "classes by LABELS=1,2,3"
+    "expected are a text in column 'text' and 0/1, negative/positive, neg/pos, True/False or other words and no "
+    "numbers in column 'label'; columns of other names are given by TEXT= and LABEL=, ratings by RATING=low,high, "
+    "numbers that are classes by LABELS=1,2,3"
 )
 
 
@@ -56,7 +56,7 @@ def _class_folders(folder: Path, columns: Columns) -> dict[str, Path]:
     Those that ``columns`` names; else neg and pos and their like; else, where no file lies beside them, all of them.
     """
     inside = list(folder.iterdir()) if folder.is_dir() else []
-    texts = {one.name: one for one in inside if one.is_dir() and any(one.glob("*.txt"))}
+    texts = {one.name: one for one in inside if one.is_dir() and one.name[0] != "." and _text_files(one)}
     wanted = {label.lower() for label in columns.words()} or LABELS
     known = {name: one for name, one in texts.items() if name.lower() in wanted}
     splits = {one for names in SPLITS.values() for one in names}
@@ -65,11 +65,15 @@ def _class_folders(folder: Path, columns: Columns) -> dict[str, Path]:
     return texts
 
 
+def _text_files(folder: Path) -> list[Path]:
+    return sorted(one for one in folder.iterdir() if one.suffix.lower() == ".txt" and one.name[0] != ".")
+
+
 def _read_classes(folder: Path, columns: Columns) -> Dataset:
     rows: dict[str, list] = {"text": [], "label": []}
     found = _class_folders(folder, columns)
     for word, inside in sorted(found.items()):
-        for file in sorted(inside.glob("*.txt")):
+        for file in _text_files(inside):
             try:
                 rows["text"].append(file.read_text(encoding="utf-8-sig"))
             except (OSError, UnicodeDecodeError) as error:
