@@ -357,7 +357,7 @@ SENTENCES = ("The {} was {}.", "Seen last night: the {} is {}.", "About the {}, 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", OPINIONS)
 def test_lukewarm_reviews_and_five_verdicts_go_through_the_lessons(name, runs, tmp_path):
-    """Three labels told apart by their first tokens, and five of which two begin alike, go through the lessons."""
+    """Three labels told apart by their first tokens, and five of which two begin alike, go through all lessons."""
     opinions = OPINIONS[name]
     rows = [
         (sentence.format(thing, verdict), word)
@@ -368,12 +368,11 @@ def test_lukewarm_reviews_and_five_verdicts_go_through_the_lessons(name, runs, t
     with (tmp_path / "mine.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *rows])
     done = finetuning(
-        "run", "--reviews", tmp_path / "mine.csv", "--labels", ",".join(opinions), "--lessons", "01,02,03,07",
-        "--name", name, runs=runs,
-    )  # fmt: skip
+        "run", "--reviews", tmp_path / "mine.csv", "--labels", ",".join(opinions), "--name", name, runs=runs
+    )
     assert done.returncode == 0, done.stderr
     results = {row.method: row for row in read_results(name).rows}
-    assert {"majority", "tfidf", "as_shipped", "trainer", "from_scratch"} <= set(results)
+    assert {"majority", "tfidf", "as_shipped", "trainer", "from_scratch", "deepspeed_zero3", "lora"} <= set(results)
     words, data = list(opinions), load_from_disk(runs / name / "data" / "reviews")
     assert data["train"].features["label"].names == words
     truth = np.array(data["test"]["label"])
@@ -382,7 +381,8 @@ def test_lukewarm_reviews_and_five_verdicts_go_through_the_lessons(name, runs, t
         kept = json.loads((runs / name / "scores" / f"{method}.json").read_text())["test"]
         given = np.argmax(kept, axis=1)
         assert np.isclose(results[method].f1, f1_score(truth, given, average="macro"))
-    assert json.loads((runs / name / "models" / "trainer" / "finetuning.json").read_text())["label_words"] == words
+    for model in (runs / name / "models" / "trainer", runs / f"{name}-own" / "models" / "own"):  # of lessons 03 and 05
+        assert json.loads((model / "finetuning.json").read_text())["label_words"] == words
     last = json.dumps(executed_copy(name, "07_evaluate_and_ship"))
     for said in ("is for negative and positive alone", *(f"{word}: taken for another label" for word in words)):
         assert said in last
