@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import matplotlib
 import numpy as np
+import pytest
 from conftest import ROOT
 
 from authoring.figures import draw, zero_stages
@@ -52,6 +53,14 @@ def test_every_plot_has_labelled_axes():
         for ax in fig.axes:
             assert ax.get_xlabel(), fig.get_suptitle()
     plots.plot_confusion(np.eye(3, dtype=int), ("$", "$$", "$_$"), "my $$.csv").canvas.draw()  # no formulas
+
+
+@pytest.mark.parametrize("words", [("negative", "positive"), ("Comedy", "Documentary", "Science Fiction"), "12345"])
+def test_the_words_below_a_confusion_matrix_do_not_meet(words):
+    fig = plots.plot_confusion(np.eye(len(words), dtype=int), words, "title")
+    fig.canvas.draw()
+    boxes = [label.get_window_extent() for label in fig.axes[0].get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_a_learning_curve_has_no_band_where_there_is_one_sample():

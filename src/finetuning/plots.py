@@ -96,7 +96,8 @@ def plot_confusion(matrix: np.ndarray, words: Sequence[str], title: str) -> Figu
     more = max(0, len(words) - 3)
     fig, ax = figure(title, width=5 + 0.5 * more, height=4 + 0.5 * more)
     shown = ConfusionMatrixDisplay(np.asarray(matrix), display_labels=words)
-    look = {"text_kw": {"fontsize": 16 if more < 3 else 9}, "xticks_rotation": 90 if more else 0}
+    crowded = len(words) * max(map(len, words)) > 30
+    look = {"text_kw": {"fontsize": 16 if more < 3 else 9}, "xticks_rotation": 90 if crowded else 0}
     shown.plot(ax=ax, cmap="Blues", values_format=",", colorbar=False, **look)
     ax.set(xlabel="predicted", ylabel="true")
     ax.grid(visible=False)
