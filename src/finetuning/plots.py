@@ -93,10 +93,11 @@ def plot_words(told: dict[str, list[tuple[str, float]]]) -> Figure:
 
 def plot_confusion(matrix: np.ndarray, words: Sequence[str], title: str) -> Figure:
     """A confusion matrix with counts; rows are the truth."""
-    more = max(0, len(words) - 3)
-    fig, ax = figure(title, width=5 + 0.5 * more, height=4 + 0.5 * more)
+    more, longest = max(0, len(words) - 3), max(map(len, words))
+    crowded = len(words) * longest > 30
+    size = 5 + 0.5 * more + 0.1 * longest * crowded
+    fig, ax = figure(title, width=size, height=size - 1)
     shown = ConfusionMatrixDisplay(np.asarray(matrix), display_labels=words)
-    crowded = len(words) * max(map(len, words)) > 30
     look = {"text_kw": {"fontsize": 16 if more < 3 else 9}, "xticks_rotation": 90 if crowded else 0}
     shown.plot(ax=ax, cmap="Blues", values_format=",", colorbar=False, **look)
     ax.set(xlabel="predicted", ylabel="true")
