@@ -44,7 +44,7 @@ from finetuning.evaluation.pairs import (
 from finetuning.evaluation.slices import SMALL, slice_lines, slice_table, slices
 from finetuning.metrics import measure, wilson_interval
 from finetuning.profiles import choose
-from finetuning.results import ResultRow, results_table
+from finetuning.results import ResultRow, results_table, verdict
 from finetuning.workspace import Workspace
 
 matplotlib.use("agg")
@@ -137,6 +137,12 @@ def test_kept_answers_and_candidates(runs):
     assert candidates(workspace.results().rows, right) == ["good", "slow"]
     with pytest.raises(CourseError, match="200 test reviews, and there are 199 now"):
         kept_answers(workspace, truth[1:])
+
+
+def test_methods_of_the_same_accuracy_are_level():
+    half, more = (measure("03", name, [0] * right + [1] * (9 - right), [0] * 9) for name, right in (("a", 4), ("b", 5)))
+    assert "a (0.444) is level with a (0.444) on these 9 test reviews" in verdict(half, half)
+    assert "b (0.556) is ahead of a (0.444) on these 9 test reviews" in verdict(half, more)
 
 
 def test_the_table_prices_a_thousand_reviews(runs):
