@@ -97,9 +97,9 @@ def verdict(first: ResultRow, second: ResultRow) -> str:
     names = [f"{row.method} ({row.accuracy:.3f})" for row in (ahead, behind)]
     if ahead.accuracy_low > behind.accuracy_high:
         return f"{names[0]} is better than {names[1]}: their 95 % intervals do not overlap."
-    stands = "is ahead of" if ahead.accuracy > behind.accuracy else "is level with"
+    stands, and_ = ("is ahead of", "but") if ahead.accuracy > behind.accuracy else ("is level with", "and")
     return (
-        f"{names[0]} {stands} {names[1]} on these {first.n_test:,} test reviews, but their 95 % intervals overlap: "
+        f"{names[0]} {stands} {names[1]} on these {first.n_test:,} test reviews, {and_} their 95 % intervals overlap: "
         "these numbers alone do not settle it."
     )
 
