@@ -54,8 +54,9 @@ def _beginnings(words: Words) -> np.ndarray:
 def first_step_logits(words: Words) -> Callable:
     """For the Trainer's ``preprocess_logits_for_metrics``: the logits of the words' first tokens, (reviews, words).
 
-    Words that begin alike need more than the first step. While the decoder reads the right word, it gives of each other
-    word the log-probability up to the token in which it leaves the right one, and that is kept.
+    Words that begin alike need more than the first step. While the decoder reads the right word, each other word is
+    compared with it at the token in which it leaves it: what is kept is by how much that token is likelier than the
+    right one, as a difference of logarithms, and 0 for the right word.
     """
     beginnings = torch.as_tensor(_beginnings(words))
 
@@ -67,8 +68,10 @@ def first_step_logits(words: Words) -> Callable:
         wanted = beginnings[:, :steps].to(labels.device)  # (words, steps)
         scores = logits[:, :steps].float().log_softmax(-1)
         each = scores[:, torch.arange(steps), wanted.clamp(min=0)] * (wanted >= 0)  # (reviews, words, steps)
-        same = (labels[:, None, :steps] == wanted).cumprod(-1)
-        return each[..., 0] + (each[..., 1:] * same[..., :-1]).sum(-1)
+        right = labels[:, None, :steps]
+        gain = each - scores.gather(-1, right[:, 0, :, None].clamp(min=0))[:, None, :, 0] * (right >= 0)
+        same = (right == wanted).cumprod(-1)
+        return gain[..., 0] + (gain[..., 1:] * same[..., :-1]).sum(-1)
 
     return keep
 
