@@ -10,9 +10,11 @@ import sys
 import time
 from dataclasses import fields
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, finetuning
+from datasets import load_from_disk
 from processes import wait_until
 
 from finetuning.distributed import jobs, launch
@@ -204,7 +206,10 @@ def test_from_a_file_to_an_accuracy_a_row_and_a_model_in_use(trained, monkeypatc
     judged = [float(found) for found in re.findall(r"validation accuracy ([\d.]+)", said)]
     assert len(judged) == 9 and "the best so far" in said
     history = json.loads((runs / "mine" / "models" / "mine" / "history.json").read_text())
-    assert [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry] == pytest.approx(judged, abs=1e-3)
+    shares = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry]
+    assert shares == pytest.approx(judged, abs=1e-3)
+    count = len(load_from_disk(runs / "mine" / "data" / "reviews")["validation"])
+    assert 128 % count and count * np.array(shares) == pytest.approx(np.round(count * np.array(shares)))  # each once
     reviews = tmp_path / "some.csv"
     reviews.write_text("text\nA great film\nAn awful film\n")
     with (tmp_path / "out.csv").open("w") as output:

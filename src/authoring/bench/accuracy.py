@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finetuning.batching import epoch_batches, length_sorted_batches, token_rows
 from finetuning.data import clean, load_reviews
+from finetuning.files import write_atomically
 from finetuning.labels import LABEL_WORDS, Rows, by_one_step, label_ids
 from finetuning.models import load_model, load_tokenizer
-from finetuning.profiles import Profile
+from finetuning.profiles import Profile, describe
 from finetuning.speed import prediction, recipes
 from finetuning.speed.contenders import BATCH
 from finetuning.speed.recipes import Recipe, Training
@@ -67,3 +70,29 @@ def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -
         result["int8"] = float(np.mean(eight.argmax(1) == truth))
         result["same_answers_int8"] = float(np.mean(eight.argmax(1) == logits.argmax(1)))
     return result
+
+
+def accuracy_over_seeds(pocket: Profile, seeds: int, kept: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """The means of ``accuracy_of_a_seed`` over so many seeds, and what ours gains, paired by seed.
+
+    Finished seeds are kept in the file ``kept``.
+    """
+    of_what = f"{recipes.training_recipes()} {pocket}"
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    done = before["seeds"] if before.get("of") == of_what else {}
+    for seed in range(1, seeds + 1):
+        if str(seed) not in done:
+            done[str(seed)] = accuracy_of_a_seed(pocket, seed, say)
+            write_atomically(kept, json.dumps({"of": of_what, "seeds": done}, indent=1))
+    pairs = list(done.values())
+    gain = np.array([pair["ours"] - pair["usual"] for pair in pairs])
+    return {
+        "model": describe(pocket.model),
+        "n_test": pairs[0]["n_test"],
+        "seeds": seeds,
+        **{name: float(np.mean([pair[name] for pair in pairs])) for name in ("usual", "ours", "int8")},
+        "ours_minus_usual": float(gain.mean()),
+        "standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))),
+        "same_answers_int8": float(np.mean([pair["same_answers_int8"] for pair in pairs])),
+        "by_seed": done,
+    }

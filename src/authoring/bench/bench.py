@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from authoring.bench.accuracy import SHIPPED_DROPOUT, accuracy_of_a_seed, our_recipe
+from authoring.bench.accuracy import SHIPPED_DROPOUT, accuracy_over_seeds, our_recipe
 from authoring.bench.data_path import data_path
 from authoring.bench.flops import forward_flops, matmul_peak, tokens_written
 from authoring.bench.front_door import FEW, front_door
@@ -226,35 +226,9 @@ class Bench:
             },
         )
 
-    def accuracy(self, seeds: int = 5) -> None:
-        """Pocket T5 fine-tuned by the usual recipe and by ours, paired over seeds, and in 8 bits.
-
-        Finished seeds are kept.
-        """
-        pocket = choose()
-        kept = self.folder / "accuracy.json"
-        of_what = f"{recipes.training_recipes()} {pocket}"
-        before = json.loads(kept.read_text()) if kept.exists() else {}
-        done = before["seeds"] if before.get("of") == of_what else {}
-        for seed in range(1, seeds + 1):
-            if str(seed) not in done:
-                done[str(seed)] = accuracy_of_a_seed(pocket, seed, self.say)
-                write_atomically(kept, json.dumps({"of": of_what, "seeds": done}, indent=1))
-        pairs = list(done.values())
-        gain = np.array([pair["ours"] - pair["usual"] for pair in pairs])
-        self.keep(
-            "accuracy",
-            {
-                "model": describe(pocket.model),
-                "n_test": pairs[0]["n_test"],
-                "seeds": seeds,
-                **{name: float(np.mean([pair[name] for pair in pairs])) for name in ("usual", "ours", "int8")},
-                "ours_minus_usual": float(gain.mean()),
-                "standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))),
-                "same_answers_int8": float(np.mean([pair["same_answers_int8"] for pair in pairs])),
-                "by_seed": done,
-            },
-        )
+    def accuracy(self) -> None:
+        """Pocket T5 fine-tuned by the usual recipe and by ours, paired over five seeds, and in 8 bits."""
+        self.keep("accuracy", accuracy_over_seeds(choose(), 5, self.folder / "accuracy.json", self.say))
 
     def growth(self) -> None:
         """Seconds of a training step against reviews, tokens and parameters, and of the same reviews against ranks."""

@@ -21,7 +21,7 @@ import transformers
 from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, load_from_disk
 from filelock import FileLock
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 
@@ -47,13 +47,13 @@ from finetuning.trainer import (
 from finetuning.usage import load_shipped, save_usage
 
 
-def arguments(training: Training, ranks: int, reviews: int) -> Seq2SeqTrainingArguments:
+def arguments(training: Training, ranks: int, reviews: int) -> TrainingArguments:
     """The Trainer's arguments on so many ranks and training reviews; Trainer and DeepSpeed read its JSON file."""
     settings, on_cpu = training.settings, not torch.cuda.is_available()
     micro_batch, accumulation = training.shares(ranks)
     an_epoch = math.ceil(reviews / settings.batch_size)
     steps = training.steps or math.ceil(settings.epochs * reviews / settings.batch_size)
-    return Seq2SeqTrainingArguments(
+    return TrainingArguments(
         output_dir=str(training.folder / "checkpoints"), seed=settings.seed, max_steps=steps,
         learning_rate=settings.learning_rate, warmup_steps=0.1, weight_decay=0.01,
         per_device_train_batch_size=micro_batch, gradient_accumulation_steps=accumulation,
@@ -138,9 +138,9 @@ def in_order(rows: Dataset, reviews: int, seed: int) -> Dataset:
 
 
 def make_trainer(
-    training: Training, args: Seq2SeqTrainingArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+    training: Training, args: TrainingArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     data: DatasetDict, meter: StepMeter,
-) -> Seq2SeqTrainer:  # fmt: skip
+) -> Trainer:  # fmt: skip
     """The Trainer, as in lesson 03 but for what measures it."""
     settings, configuration = training.settings, training.deepspeed_settings
     most, words = settings.max_length, label_tokens(tokenizer, data["train"].features["label"].names)
@@ -153,7 +153,7 @@ def make_trainer(
     cpu_adam = built_cpu_adam() if offloads else None
     if "torch_adam" not in str(configuration.get("optimizer", "torch_adam")):
         process.show("DeepSpeed compiles the optimizer of its file first: two minutes, once, with a C++ compiler")
-    trainer = Seq2SeqTrainer(
+    trainer = Trainer(  # a Seq2SeqTrainer would count what fills up the last batch of several ranks
         model, args, train_dataset=in_order(rows["train"], args.max_steps * settings.batch_size, settings.seed)
         .with_transform(cut), eval_dataset=rows["validation"].with_transform(cut) if training.record else None,
         data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, model=model), compute_loss_func=label_token_loss,
@@ -167,9 +167,7 @@ def make_trainer(
     return trainer
 
 
-def save_best(
-    training: Training, trainer: Seq2SeqTrainer, tokenizer: PreTrainedTokenizerBase, words: Sequence[str]
-) -> None:
+def save_best(training: Training, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> None:
     """Save the model of the best checkpoint (the last weights where none was evaluated), and how it is asked.
 
     It is loaded and saved once more: DeepSpeed stores T5's tied embedding several times. Adapters are merged into their
@@ -193,7 +191,7 @@ def save_best(
     trainer.accelerator.wait_for_everyone()
 
 
-def score(training: Training, args: Seq2SeqTrainingArguments, texts: list[str]) -> dict:
+def score(training: Training, args: TrainingArguments, texts: list[str]) -> dict:
     """The saved model's label scores of the texts, scored by all ranks together, and reviews per second."""
     (model, tokenizer, usage), ranks = load_shipped(training.folder), args.world_size
     share, words = texts[args.process_index :: ranks], usage["label_words"]
