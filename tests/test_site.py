@@ -17,13 +17,14 @@ from links import dead_ends
 from authoring import site
 from finetuning.course.report import write_report
 from finetuning.errors import CourseError
+from finetuning.evaluation.behaviour import occlusion
 from finetuning.plots import figure
 from finetuning.profiles import choose
-from finetuning.results import ResultRow
+from finetuning.results import ResultRow, results_table
 from finetuning.workspace import LESSONS, Workspace
 
 ROW = ResultRow("02", "tfidf", 0.75, 0.7, 0.8, f1=0.74, n_test=4, predict_reviews_per_second=900.0)
-SCREENS = ((1400, "light"), (1400, "dark"), (390, "light"))
+SCREENS = ((1400, "light"), (1400, "dark"), (390, "light"), (390, "dark"))
 
 
 def png():
@@ -35,17 +36,24 @@ def png():
         return nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(drawn.getvalue()).decode()})
 
 
+def leave_copies(workspace, lessons, *more):
+    """Copies of lessons as a run leaves them: each plot's cell has a plot, and the last code cell ``more`` outputs."""
+    for lesson in lessons:
+        notebook = nbformat.read(ROOT / "notebooks" / f"{lesson}.ipynb", as_version=4)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        for cell in code:
+            if "plots.plot_" in cell.source:
+                cell.outputs = [png()]
+        code[-1].outputs += more
+        workspace.notebooks.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, workspace.notebooks / f"{lesson}.ipynb")
+
+
 @pytest.fixture
 def run(runs):
     """A run that stopped after lesson 02: two of its copies have outputs, one a plot, and there is a row."""
     workspace = Workspace("pocket", choose("pocket"))
-    for lesson in LESSONS[:3]:
-        notebook = nbformat.read(ROOT / "notebooks" / f"{lesson}.ipynb", as_version=4)
-        for cell in notebook.cells:
-            if "plots.plot_" in cell.source:
-                cell.outputs = [png()]
-        workspace.notebooks.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, workspace.notebooks / f"{lesson}.ipynb")
+    leave_copies(workspace, LESSONS[:3])
     workspace.add_rows(ROW)
     return workspace
 
@@ -145,16 +153,35 @@ def test_a_site_wants_a_run(tmp_path, runs):
         site.make_site(tmp_path / "site", "pocket")
 
 
+def finish(workspace):
+    """What lessons 03 to 07 add to a run that has had the first three, without their trainings."""
+    stages = [f"deepspeed_zero{stage}" for stage in range(4)]
+    held = {"world_size": 2, "bytes_per_rank": {"parameters": 2**20, "optimizer": 2**21}}
+    workspace.add_rows(replace(ROW, lesson="03", method="trainer"))
+    workspace.add_rows(*(replace(ROW, lesson="04", method=name, stage=int(name[-1]), **held) for name in stages))
+    workspace.keep_scores("trainer", test=workspace.scores("tfidf"))
+    random = np.random.default_rng(1)
+    words = occlusion("a fine film", lambda texts: random.dirichlet([1, 1], len(texts)), ["negative", "positive"])
+    shown = [results_table(workspace.results())._repr_html_(), words._repr_html_()]
+    outputs = [nbformat.v4.new_output("display_data", {"text/html": page}) for page in shown]
+    columns = "\n".join(f"stage {i}      {'1.0 MiB   ' * 20}" for i in range(3))
+    leave_copies(workspace, LESSONS[3:], *outputs, nbformat.v4.new_output("stream", text=columns))
+
+
 @pytest.mark.soak
 def test_every_page_can_be_used_by_everybody(tmp_path, browser):
-    """Each page of the site: no fault found by axe (headings, words, contrast, labels), none broader than a phone."""
+    """Each page of a whole site: no fault found by axe (headings, words, contrast, labels), none wider than a phone."""
     from axe_playwright_python.sync_playwright import Axe
 
     done = finetuning("run", "--lessons", "00,01,02", runs=tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNING_RUNS", str(tmp_path / "runs"))
+        finish(Workspace("pocket", choose("pocket")))
         folder = site.make_site(tmp_path / "site", "pocket").parent
+    words = shown((folder / "report.html").read_text())
+    assert "Memory by stage" in words and "The hardest error" in words
+    assert {page.stem for page in (folder / "notebooks").glob("*.html")} == {*LESSONS, "glossary"}
     found = []
     for width, scheme in SCREENS:
         tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
@@ -168,6 +195,7 @@ def test_every_page_can_be_used_by_everybody(tmp_path, browser):
                 tab.evaluate(
                     "document.querySelectorAll('[aria-hidden]').forEach((x) => x.removeAttribute('aria-hidden'))"
                 )
+            tab.evaluate("document.querySelectorAll('details').forEach((x) => x.open = true)")
             where = f"{page.relative_to(folder)}, {width} pixels, {scheme}"
             for fault in Axe().run(tab).response["violations"]:
                 found.append(f"{where}: {fault['help']}: {fault['nodes'][0]['target']}")

@@ -156,6 +156,35 @@ def test_no_code_and_no_end_of_a_script_is_lost(decks, tmp_path, runs):
     assert script.splitlines()[0] in deck and "more lines)" in deck and script.splitlines()[-1] in deck
 
 
+def test_an_outcome_begins_a_slide_and_what_is_announced_stays_with_its_words():
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+    def cell(make, source, name, kind="-", **more):
+        return make(source, id=name, metadata={"slideshow": {"slide_type": kind}}, **more)
+
+    lines = [new_output("stream", text="a line\n" * 12)]
+    deck = slides.arrange(
+        new_notebook(cells=[
+            cell(new_markdown_cell, "## Title\n*2 minutes*\n\nA question. **Guess first:** how many?", "ask", "slide"),
+            cell(new_code_cell, "guess_x = None", "01-guess-x"),
+            cell(new_code_cell, "check.compare(guess_x, 1)", "01-x", outputs=lines),
+            cell(new_markdown_cell, "It goes on, step by step, one after another: `" + "b " * 30 + "`.", "01-words"),
+            cell(new_code_cell, "long\n" * 6, "01-long"),
+            cell(new_markdown_cell, "The parts of it:\n\n| a | b |\n|---|---|\n" + "| c | d |\n" * 8, "01-table"),
+        ])
+    )  # fmt: skip
+    shown, kinds = [], ("slide", "subslide")
+    for part in deck.cells:
+        if part.metadata.slideshow["slide_type"] in kinds:
+            shown.append("")
+        if part.metadata.slideshow["slide_type"] != "notes":
+            shown[-1] += part.source + "\n"
+    guess = next(i for i, slide in enumerate(shown) if "guess_x = None" in slide)
+    assert "Guess first" in shown[guess] and "check.compare" not in shown[guess] and "check.compare" in shown[guess + 1]
+    assert any("The parts of it:" in slide and "| c | d |" in slide for slide in shown)
+    assert any("one after another.\n" in slide for slide in shown)  # not announcing what is left out
+
+
 # Copies for a class
 
 

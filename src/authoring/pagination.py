@@ -44,11 +44,15 @@ def is_start(piece: NotebookNode) -> bool:
 
 
 def _fill(runs: list[list[NotebookNode]], slide: list[list[NotebookNode]]) -> list[list[list[NotebookNode]]]:
-    """Runs of pieces laid on ``slide`` and on as many more as they need; a run too long for one is cut."""
+    """Runs of pieces laid on ``slide`` and on as many more as they need; a run too long for one is cut.
+
+    The outcome of a guess begins a slide.
+    """
     slides = [slide]
     for run in runs:
         for part in [run] if _height([run]) <= ROOM else [[piece] for piece in run]:
-            if slides[-1] and _height([*slides[-1], part]) > ROOM:
+            asked = slides[-1] and slides[-1][-1][-1].source.startswith("guess_")
+            if (asked and "check.compare" in part[0].source) or (slides[-1] and _height([*slides[-1], part]) > ROOM):
                 slides.append([])
             slides[-1].append(part)
     return slides

@@ -105,7 +105,8 @@ def arrange(notebook: NotebookNode) -> NotebookNode:
         if kind == "slide" or announced or not sections:
             sections.append([int(announced[1]) if announced else 0, []])
         pieces = _pieces(cell, kind)
-        words = sections[-1][1] and sections[-1][1][-1].metadata.get("height", 200) < 200
+        before = sections[-1][1][-1:]
+        words = before and before[0].cell_type == "markdown" and before[0].metadata.get("height", 200) < 200
         if cell.cell_type == "code" and kind == "-" and "-guess-" not in cell.id and words:
             pieces[0].metadata["keep"] = True  # with the words before it
         sections[-1][1].extend(pieces)
@@ -138,8 +139,8 @@ def _pieces(cell: NotebookNode, kind: str) -> list[NotebookNode]:
         return [_notes(plain)]
     shown = [_markdown(text, height) for text, height in _slide_blocks(FOLDED.sub("", cell.source))]
     shown[0].metadata.slideshow["slide_type"] = kind
-    for before, after in pairwise(shown):  # a heading is not left behind
-        after.metadata["keep"] = before.source.startswith("#")
+    for before, after in pairwise(shown):  # a heading, or words that announce something, are not left behind
+        after.metadata["keep"] = before.source.startswith("#") or before.source.endswith(":")
     notes = [_notes(cell.metadata["notes"])] if "notes" in cell.metadata else []
     return [shown[0], *notes, _notes(plain), *shown[1:]]
 
@@ -206,6 +207,8 @@ def _first_sentences(paragraph: str, words: int) -> str:
         if length >= 8 and length + len(sentence.split()) > words:
             break
         kept.append(sentence)
+    if kept != sentences and kept[-1].endswith(":"):  # what it announces is left out
+        kept = kept[:-1] or [f"{kept[0][:-1]}."]
     return " ".join(kept)
 
 
@@ -215,7 +218,7 @@ def _table(lines: list[str]) -> Iterator[tuple[str, float]]:
     part: list[str] = []
     filled = 40
     for row in lines[2:]:
-        height = _lines(row, 115 if row.count(" | ") < 2 else 80) * 32 + 9  # the more columns, the sooner a cell wraps
+        height = _lines(row, 115 if row.count(" | ") < 2 else 95) * 32 + 9  # the more columns, the sooner a cell wraps
         if filled + height > ROOM - 120:
             yield "\n".join([*head, *part]), filled
             part, filled = [], 40
@@ -304,7 +307,7 @@ def _png_height(encoded: str) -> float:
     return min(600, height, 1190 * height / width) + 10
 
 
-def _shorten(text: str, lines: int = 18, width: int = 104) -> list[str]:
+def _shorten(text: str, lines: int = 18, width: int = 110) -> list[str]:
     """The first and the last lines of a long output, wrapped as the slide will show them."""
     wrapped = [
         part

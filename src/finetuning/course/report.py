@@ -53,6 +53,11 @@ def notebook_page(notebook: "NotebookNode", title: str, links: str, names: list[
 
     What is wider than a screen scrolls by itself, also by the keyboard.
     """
+
+    def to_scroll(text: re.Match) -> str:
+        columns = ' class="columns"' if re.search(r"\S {3,}\S|^ {4}", text[1], re.MULTILINE) else ""
+        return f'<pre tabindex="0"{columns}>{text[1]}</pre>'
+
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="lesson", extra_template_basedirs=[str(TEMPLATES)])
@@ -64,7 +69,9 @@ def notebook_page(notebook: "NotebookNode", title: str, links: str, names: list[
         page = page.replace(f'src="../img/{picture.name}"', f'src="{_inside(picture.read_bytes())}"')
     wide = '<div class="scroll" role="group" aria-label="Table" tabindex="0">'
     page = re.sub(r"<table.*?</table>", rf"{wide}\g<0></div>", page, flags=re.DOTALL)
-    return link_pages(page.replace("<pre>", '<pre tabindex="0">').replace("<th></th>", "<td></td>"), names)
+    page = re.sub(r"<pre>(.*?)</pre>", to_scroll, page, flags=re.DOTALL)
+    page = page.replace("<p><img ", '<p class="scroll" tabindex="0"><img ').replace("<th></th>", "<td></td>")
+    return link_pages(page, names)
 
 
 def write_report(workspace: Workspace, site: Path | None = None) -> Path:
