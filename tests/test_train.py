@@ -38,10 +38,10 @@ deepspeed: zero2
 
 
 def review_file(path):
-    """Two hundred reviews that a small model can learn to tell apart."""
+    """Some reviews that a small model can learn to tell apart."""
     rng = random.Random(3)
     rows = ["text,label"]
-    for i in range(200):
+    for i in range(210):
         word = rng.choice(("awful", "boring") if i % 2 else ("great", "moving"))
         rows.append(f"A {word} film number {i}{' really' * rng.randrange(8)},{1 - i % 2}")
     path.write_text("\n".join(rows) + "\n")
@@ -199,12 +199,12 @@ def test_from_a_file_to_an_accuracy_a_row_and_a_model_in_use(trained, monkeypatc
     file, runs, said = trained
     monkeypatch.setenv("FINETUNING_RUNS", str(runs))
     (row,) = read_results("mine").rows
-    assert (row.method, row.stage, row.world_size, row.n_test) == ("mine", 2, 2, 40)
+    assert (row.method, row.stage, row.world_size, row.n_test) == ("mine", 2, 2, 42)
     assert (
-        f"accuracy {row.accuracy:.3f} (95 % interval {row.accuracy_low:.3f} to {row.accuracy_high:.3f}) on 40" in said
+        f"accuracy {row.accuracy:.3f} (95 % interval {row.accuracy_low:.3f} to {row.accuracy_high:.3f}) on 42" in said
     )
     judged = [float(found) for found in re.findall(r"validation accuracy ([\d.]+)", said)]
-    assert len(judged) == 9 and "the best so far" in said
+    assert len(judged) == 10 and "the best so far" in said
     history = json.loads((runs / "mine" / "models" / "mine" / "history.json").read_text())
     shares = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry]
     assert shares == pytest.approx(judged, abs=1e-3)
