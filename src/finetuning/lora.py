@@ -24,13 +24,13 @@ def add_lora(model: T5ForConditionalGeneration, rank: int, matrices: Sequence[st
     ``matrices``: as ``["q", "v"]``. The adapters are counted twice in the sum (``lora_alpha / r``), whatever the rank,
     so that a learning rate keeps its meaning. Raises CourseError for a rank under 1 and for names that no layer has.
     """
-    config = LoraConfig(task_type="SEQ_2_SEQ_LM", r=rank, lora_alpha=2 * rank, target_modules=list(matrices))
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        linear = {name.split(".")[-1] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
-        way = f"choose a rank from 1 up and matrices among {', '.join(sorted(linear - {'lm_head'}))}."
-        raise CourseError(f"No adapter of rank {rank!r} for {list(matrices)} ({first_line(error)}); {way}") from error
+    linear = {name.split(".")[-1] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
+    linear -= {"lm_head"}  # its weights are the embedding's
+    if not isinstance(rank, int) or rank < 1 or not matrices or not {*matrices} <= linear:  # peft is content with one
+        way = f"choose a rank from 1 up and matrices among {', '.join(sorted(linear))}."
+        raise CourseError(f"No adapter of rank {rank!r} for {[*matrices]}; {way}")
+    config = LoraConfig(task_type="SEQ_2_SEQ_LM", r=rank, lora_alpha=2 * rank, target_modules=[*matrices])
+    return get_peft_model(model, config)
 
 
 def load_adapter(settings: Profile, folder: Path) -> PeftModel:

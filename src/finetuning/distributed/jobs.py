@@ -160,7 +160,8 @@ def read_trainings(file: str | Path) -> list[Training]:
     file = Path(file)
     try:
         node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        return [_read_one(one, file) for one in (node.value or [None] if isinstance(node, yaml.SequenceNode) else [node])]
+        several = isinstance(node, yaml.SequenceNode) and node.value
+        return [_read_one(one, file) for one in several or [node]]
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "its text is not in UTF-8"
         raise CourseError(f"{file} cannot be read ({why}); copy {EXAMPLE} and change what you need.") from error

@@ -228,7 +228,8 @@ def _failure(training: Training, code: int, log: Path, limit: float) -> str:
         who = "a rank was killed (signal 9)" if killed else "the launcher failed"
         lines = [line for line in output.splitlines() if line.strip()][-8:]
     text = "\n".join([*lines, who, "" if errors else output])
-    if (way := way_out(text, "training")) and errors:
+    known = way_out(text, "training")
+    if known and errors:
         lines = more  # no traceback where it is known what to do
     shown = "".join(f"\n  {line}" for line in lines[-6:])
-    return f"The training {training.name!r} stopped, {who}. The way out: {way or 'read its log'}.{shown}\n(log: {log})"
+    return f"The training {training.name!r} stopped, {who}. The way out: {known or 'see its log'}.{shown}\n(log: {log})"
