@@ -81,7 +81,7 @@ def written(tmp_path):
         ("just words", "holds no training; expected are lines such as 'reviews: mine.csv'"),
         ("", "holds no training"),
         ("profile: pockt", "There is no profile 'pockt'; choose one of pocket"),
-        ("reviews: nowhere.csv", "There is no file or folder 'nowhere.csv', and it is no Hub id; check reviews."),
+        ("reviews: nowhere.csv", "There is no file or folder 'nowhere.csv', seen from /"),
         ("deepspeed: zero9", "There is no DeepSpeed configuration 'zero9'; choose one of zero0"),
         ("name: ../x", "is not possible; give one of letters, digits"),
         ("name: trainer", "none of the lessons' own, as 'trainer'"),
