@@ -50,9 +50,10 @@ def load_adapter(settings: Profile, folder: Path) -> PeftModel:
         raise CourseError(f"{wrong}: its shards were not gathered before it was saved; gather them and save again.")
     try:
         model = PeftModel.from_pretrained(load_model(settings), folder)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        why = first_line(error).rstrip(" .:")
         way = f"give the base_model that is named in {folder / 'adapter_config.json'}."
-        raise CourseError(f"The adapter in {folder} does not fit {settings.model}; {way}") from error
+        raise CourseError(f"The adapter in {folder} does not fit {settings.model} ({why}); {way}") from error
     here = get_peft_model_state_dict(model)
     if here.keys() != saved.keys():  # peft would leave the missing ones as they begin: without effect
         missing = sorted(here.keys() ^ saved.keys())
