@@ -50,7 +50,7 @@ def test_at_the_start_an_adapter_changes_nothing_and_the_rest_is_frozen(settings
     )
 
 
-@pytest.mark.parametrize(("rank", "matrices"), [(0, ["q"]), (2, ["query"])])
+@pytest.mark.parametrize(("rank", "matrices"), [(0, ["q"]), (2, ["query"]), (2, ["q,", "v"]), (2, ["lm_head"])])
 def test_no_rank_and_no_such_matrix_are_refused_with_what_there_is(settings, rank, matrices):
     with pytest.raises(CourseError, match="choose a rank from 1 up and matrices among k, o, q, v, wi, wo"):
         add_lora(load_model(settings), rank, matrices)

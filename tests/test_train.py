@@ -17,13 +17,17 @@ from conftest import ROOT, finetuning
 from datasets import load_from_disk
 from processes import wait_until
 
+from finetuning.data import prepare, save_splits
 from finetuning.distributed import jobs, launch
 from finetuning.distributed.planner import FAMILY, plan
-from finetuning.distributed.zero import stage_of
+from finetuning.distributed.train import prepared_reviews
+from finetuning.distributed.zero import configuration, stage_of
 from finetuning.errors import CourseError
-from finetuning.profiles import POCKET_T5
+from finetuning.metrics import measure
+from finetuning.models import load_tokenizer
+from finetuning.profiles import POCKET_T5, choose
 from finetuning.shipping.predict import predict_file
-from finetuning.workspace import read_results, shipped_folder
+from finetuning.workspace import Workspace, read_results, shipped_folder
 
 MINE = """run: mine
 base_model: {model}
@@ -77,10 +81,13 @@ def written(tmp_path):
         ("just words", "holds no training; expected are lines such as 'reviews: mine.csv'"),
         ("", "holds no training"),
         ("profile: pockt", "There is no profile 'pockt'; choose one of pocket"),
-        ("reviews: nowhere.csv", "There is no file or folder 'nowhere.csv', and it is no Hub id; check reviews."),
+        ("reviews: nowhere.csv", "There is no file or folder 'nowhere.csv', seen from /"),
         ("deepspeed: zero9", "There is no DeepSpeed configuration 'zero9'; choose one of zero0"),
-        ("name: ../x", "name is made of letters, digits"),
+        ("name: ../x", "is not possible; give one of letters, digits"),
         ("name: trainer", "none of the lessons' own, as 'trainer'"),
+        ("name: zero2", "none of the lessons' own"),
+        ("lora_matrices: q k", "give lora_rank as well, or leave it out"),
+        ("[]", "holds no training"),
         ("rating: 5", "line 1: rating must be a text, not 5."),
         ("limit: 3", "limit must be 0 (all reviews) or at least 40"),
         ("max_length: 100000", "reads 256 tokens at most"),
@@ -105,6 +112,8 @@ def test_wrong_deepspeed_configurations_are_named_before_the_start(tmp_path):
             jobs.Training("x", deepspeed=str(path))
     path.write_text('{"bf16": {"enabled": "auto"}}')
     assert stage_of(jobs.Training("x", deepspeed=str(path)).deepspeed_settings) == 0
+    path.write_text('{"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}')
+    assert jobs.Training("x", deepspeed=str(path)).deepspeed_settings == configuration("zero2")
 
 
 def test_a_missing_file_and_a_step_that_cannot_be_shared_out(tmp_path):
@@ -112,6 +121,28 @@ def test_a_missing_file_and_a_step_that_cannot_be_shared_out(tmp_path):
         jobs.read_trainings(tmp_path / "nowhere.yaml")
     with pytest.raises(CourseError, match="among 3 processes; take 15 or 18"):
         jobs.Training("x", batch_size=16).shares(3)
+
+
+def test_starting_over_leaves_what_the_lessons_left(written, tmp_path, monkeypatch):
+    """A training of the run's own name, started over where the lessons have been; 16 reviews are no three shares."""
+    monkeypatch.setenv("FINETUNING_RUNS", str(tmp_path / "runs"))
+    lessons = Workspace("pocket", choose())
+    lessons.add_rows(measure("02", "majority", [1, 0], [1, 1]))
+    for name in ("trainer", "pocket"):
+        (lessons.models / name).mkdir(parents=True)
+    file = written("batch_size: 16", "pocket.yaml")
+    for processes, says in ((-1, "a number from 1 up, not -1"), (3, "among 3 processes")):
+        done = finetuning("train", file, "--processes", processes, "--fresh", runs=tmp_path / "runs")
+        assert done.returncode == 1 and says in done.stderr
+    assert lessons.row("majority") and [path.name for path in lessons.models.iterdir()] == ["trainer"]
+
+
+def test_reviews_that_a_lesson_prepared_are_not_taken_for_the_files_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNING_RUNS", str(tmp_path))
+    training = jobs.Training("mine", run="lessons", reviews=str(review_file(tmp_path / "reviews.csv")))
+    tokenizer = load_tokenizer(training.settings)
+    save_splits(prepare(choose(limit=60), tokenizer), training.workspace.data / "reviews")
+    assert all("film number" in text for text in prepared_reviews(training, tokenizer)["test"]["text"])
 
 
 def test_a_step_is_cut_into_micro_batches_that_fit():
@@ -154,10 +185,12 @@ def test_the_planner_recommends_nothing_that_barely_fits():
     assert answer.rows[0].strategy == "zero3" and answer.rows[0].total < 0.85 * answer.memory
 
 
-def test_the_planner_reads_a_configuration_of_your_own(tmp_path):
+def test_the_planner_reads_a_configuration_of_your_own(written, tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"model_type": "t5", **FAMILY["google-t5/t5-base"]}))
-    assert plan(file).parameters == plan("t5-base").parameters == plan(FAMILY["google-t5/t5-base"]).parameters
+    assert plan(file).parameters == plan("T5-Base").parameters == plan(FAMILY["google-t5/t5-base"]).parameters
+    (training,) = jobs.read_trainings(written(plan(file).file))  # weights it has none
+    assert training.shape == str(file) and not training.base_model
 
 
 def test_printed_commands_can_be_typed():

@@ -127,17 +127,20 @@ def _plan(given: argparse.Namespace) -> int:
 def _train(given: argparse.Namespace) -> int:
     from finetuning.distributed.jobs import read_trainings
 
+    if given.processes < 0:
+        raise CourseError(f"--processes is a number from 1 up, not {given.processes}.")
     trainings = read_trainings(given.config)
     from torch.cuda import device_count  # not before the file is known to be one
 
     from finetuning.distributed import launch
-    from finetuning.workspace import run_folder
+    from finetuning.workspace import read_results, run_folder
 
     signal.signal(signal.SIGTERM, stop)
     for training in trainings:
-        if given.fresh:
-            own = run_folder(training.run_name)  # its run is removed whole where it is this training's alone
-            shutil.rmtree(own if own.name == training.name else own / "models" / training.name, ignore_errors=True)
+        if given.fresh:  # its run is removed whole where it is this training's alone
+            own, results = run_folder(training.run_name), read_results(training.run_name)
+            alone = {own.name, *(row.method for row in (results.rows if results else []))} == {training.name}
+            shutil.rmtree(own if alone else own / "models" / training.name, ignore_errors=True)
         launch.run(training, ranks=given.processes or device_count() or 1, limit=math.inf)
     return 0
 

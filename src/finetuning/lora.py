@@ -24,13 +24,13 @@ def add_lora(model: T5ForConditionalGeneration, rank: int, matrices: Sequence[st
     ``matrices``: as ``["q", "v"]``. The adapters are counted twice in the sum (``lora_alpha / r``), whatever the rank,
     so that a learning rate keeps its meaning. Raises CourseError for a rank under 1 and for names that no layer has.
     """
-    config = LoraConfig(task_type="SEQ_2_SEQ_LM", r=rank, lora_alpha=2 * rank, target_modules=list(matrices))
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        linear = {name.split(".")[-1] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
-        way = f"choose a rank from 1 up and matrices among {', '.join(sorted(linear - {'lm_head'}))}."
-        raise CourseError(f"No adapter of rank {rank!r} for {list(matrices)} ({first_line(error)}); {way}") from error
+    linear = {name.split(".")[-1] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
+    linear -= {"lm_head"}  # its weights are the embedding's
+    if not isinstance(rank, int) or rank < 1 or not matrices or not {*matrices} <= linear:  # peft is content with one
+        way = f"choose a rank from 1 up and matrices among {', '.join(sorted(linear))}."
+        raise CourseError(f"No adapter of rank {rank!r} for {[*matrices]}; {way}")
+    config = LoraConfig(task_type="SEQ_2_SEQ_LM", r=rank, lora_alpha=2 * rank, target_modules=[*matrices])
+    return get_peft_model(model, config)
 
 
 def load_adapter(settings: Profile, folder: Path) -> PeftModel:
@@ -50,9 +50,10 @@ def load_adapter(settings: Profile, folder: Path) -> PeftModel:
         raise CourseError(f"{wrong}: its shards were not gathered before it was saved; gather them and save again.")
     try:
         model = PeftModel.from_pretrained(load_model(settings), folder)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        why = first_line(error).rstrip(" .:")
         way = f"give the base_model that is named in {folder / 'adapter_config.json'}."
-        raise CourseError(f"The adapter in {folder} does not fit {settings.model}; {way}") from error
+        raise CourseError(f"The adapter in {folder} does not fit {settings.model} ({why}); {way}") from error
     here = get_peft_model_state_dict(model)
     if here.keys() != saved.keys():  # peft would leave the missing ones as they begin: without effect
         missing = sorted(here.keys() ^ saved.keys())

@@ -114,7 +114,8 @@ def as_place(place: str, name: str) -> str:
             return str(path.resolve())
     hub_id = r"[\w-][\w.-]*/[\w.-]+" if name == "reviews" else r"[\w-][\w.-]*(/[\w.-]+)?"
     if not re.fullmatch(hub_id, place) or re.search(r"\.(csv|tsv|txt|jsonl?|parquet|arrow|gz)$", place.lower()):
-        raise CourseError(f"There is no file or folder {place[:200]!r}, and it is no Hub id; check {name}.")
+        missing = f"There is no file or folder {place[:200]!r}, seen from {Path.cwd()}"
+        raise CourseError(f"{missing}, and it is no Hub id; check {name}.")
     return place
 
 

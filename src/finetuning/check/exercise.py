@@ -217,7 +217,7 @@ def tell_error(error: BaseException) -> str:
     """An error as one of the reader's function, with the line it came from."""
     began = (error.__cause__ or error).__traceback__  # a StopIteration within a generator causes a RuntimeError
     frames = [one for one in traceback.extract_tb(began) if Path(one.filename).parent != HERE]
-    message = f"{type(error).__name__}: {error}"
+    message = f"{type(error).__name__}: {error}".rstrip(" .:")
     if not frames:
         return f"your function cannot be called as the exercise calls it: {message}."
     line = [one for one in frames if one.filename == frames[0].filename][-1]

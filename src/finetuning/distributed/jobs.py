@@ -22,7 +22,10 @@ KINDS: dict[Any, str] = {  # of an option's value -> in words
     str: "a text", bool: "true or false", int: "a whole number from 0 up", float: "a number from 0 up",
     str | dict: "a text or keys and values",
 }  # fmt: skip
-LESSONS_OWN = "majority|tfidf|as_shipped|from_scratch|trainer(_short)?|deepspeed_.*|lora.*"  # names of rows and models
+LESSONS_OWN = (  # names of rows, and of models that lessons remove when they are done
+    "majority|tfidf|as_shipped|from_scratch|trainer(_short)?|deepspeed_.*|one_step|few_labels|(un)?broken|fewer|plain"
+    "|zero[0-3](_bf16|_offload)?|lora(_zero[0-3]|_merged|_training|_empty)?|seeds|largest_.*"
+)
 # The result does not hang on these: how the work is cut up, and what is kept of it.
 FREE = ("name", "run", "micro_batch", "checkpointing", "deepspeed", "save_steps", "save", "record", "die_at")
 
@@ -61,10 +64,12 @@ class Training:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]{0,99}", self.name) or (self.record and re.fullmatch(LESSONS_OWN, self.name)):
-            made = "made of letters, digits, '.', '_' and '-', and none of the lessons' own, as 'trainer'"
-            raise CourseError(f"name is {made}; {self.name!r} is not possible.")
+            way = "give one of letters, digits, '.', '_' and '-', and none of the lessons' own, as 'trainer' or 'lora'"
+            raise CourseError(f"The name {self.name!r} (the file's, where none is given) is not possible; {way}.")
         if self.epochs and self.steps:
             raise CourseError(f"Give epochs ({self.epochs:g}) or steps ({self.steps}), not both.")
+        if self.lora_matrices != type(self).lora_matrices and not self.lora_rank:
+            raise CourseError("lora_matrices says where adapters go; give lora_rank as well, or leave it out.")
         if self.max_length > (most := self.chosen.max_length):
             raise CourseError(f"max_length: the profile {self.profile!r} reads {most} tokens at most.")
         if self.deepspeed:
@@ -155,9 +160,10 @@ def read_trainings(file: str | Path) -> list[Training]:
     file = Path(file)
     try:
         node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        return [_read_one(one, file) for one in (node.value if isinstance(node, yaml.SequenceNode) else [node])]
+        several = isinstance(node, yaml.SequenceNode) and node.value
+        return [_read_one(one, file) for one in several or [node]]
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
+        why = getattr(error, "strerror", None) or "its text is not in UTF-8"
         raise CourseError(f"{file} cannot be read ({why}); copy {EXAMPLE} and change what you need.") from error
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)

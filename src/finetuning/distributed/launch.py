@@ -221,13 +221,15 @@ def _failure(training: Training, code: int, log: Path, limit: float) -> str:
         return f"The training {training.name!r} did not end within {limit} s and was stopped; {way}"
     if errors:
         first = errors[0]
-        message = first["message"].strip().partition("\n")[0]
-        who, lines = f"rank {first['rank']} failed: {first['type']}: {message}", first["last"]
+        message, *more = first["message"].strip().splitlines() or [""]
+        who, lines = f"rank {first['rank']} failed: {first['type']}: {message.rstrip(' .:')}", first["last"]
     else:
         killed = code == 9 or re.search(r"signal 9|SIGKILL|exitcode: -9", output, re.IGNORECASE)
         who = "a rank was killed (signal 9)" if killed else "the launcher failed"
         lines = [line for line in output.splitlines() if line.strip()][-8:]
     text = "\n".join([*lines, who, "" if errors else output])
-    way = way_out(text, "training") or f"the whole output is in {log}"
-    shown = "\n  ".join(lines[-6:])
-    return f"The training {training.name!r} stopped, {who}. The way out: {way}.\n  {shown}\n(log: {log})"
+    known = way_out(text, "training")
+    if known and errors:
+        lines = more  # no traceback where it is known what to do
+    shown = "".join(f"\n  {line}" for line in lines[-6:])
+    return f"The training {training.name!r} stopped, {who}. The way out: {known or 'see its log'}.{shown}\n(log: {log})"

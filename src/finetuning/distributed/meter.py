@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from finetuning.distributed import process
@@ -79,6 +80,6 @@ class StepMeter(TrainerCallback):
 
 
 def loopback_bytes() -> int | None:
-    """Bytes that this machine has sent to itself so far (Linux, else None), as ranks on one machine do on a CPU."""
-    loopback = psutil.net_io_counters(pernic=True).get("lo")
+    """Bytes that this machine has sent to itself so far, as ranks on CPUs do; None on GPUs and off Linux."""
+    loopback = None if torch.cuda.is_available() else psutil.net_io_counters(pernic=True).get("lo")
     return loopback.bytes_sent if loopback else None

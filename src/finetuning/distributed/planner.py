@@ -123,7 +123,7 @@ def t5_shape(model: str | Path | dict) -> T5Config:
     Raises CourseError for anything else. Only a Hub id outside the family needs a network.
     """
     if not isinstance(model, dict):
-        for name in (str(model), f"google-t5/{model}"):
+        for name in (str(model).lower(), f"google-t5/{str(model).lower()}"):
             if name in FAMILY:
                 return T5Config(**FAMILY[name], dropout_rate=0.0)
     try:
@@ -271,8 +271,9 @@ def _row(shape: T5Config, strategy: str, gpus: int, usable: float, setting: dict
 def _file(model: str | Path | dict, row: PlanRow, gpus: int, setting: dict[str, Any]) -> str:
     """The text of a training's file (``jobs.read_trainings``) that takes this strategy, in one line."""
     profiles = {Path(profile.model).name: name for name, profile in PROFILES.items()}
-    own = {"shape": model} if isinstance(model, dict) else {"base_model": str(model)}
-    known = profiles.get(str(model).removeprefix("google-t5/"))
+    weightless = isinstance(model, dict) or str(model).endswith(".json")
+    own = {"shape": model if isinstance(model, dict) else str(model)} if weightless else {"base_model": str(model)}
+    known = profiles.get(str(model).lower().removeprefix("google-t5/"))
     what: dict[str, Any] = {"profile": known} if known else {"profile": "small", **own}
     micro_batch = min(row.micro_batch, max(1, REVIEWS_PER_STEP // gpus))
     batch_size = micro_batch * gpus * max(1, REVIEWS_PER_STEP // (micro_batch * gpus))

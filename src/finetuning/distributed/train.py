@@ -30,7 +30,7 @@ from finetuning.distributed.jobs import Training, read_trainings
 from finetuning.distributed.memory import innermost
 from finetuning.distributed.meter import StepMeter
 from finetuning.distributed.planner import t5_shape
-from finetuning.distributed.zero import built_cpu_adam, configuration_file, import_deepspeed
+from finetuning.distributed.zero import built_cpu_adam, import_deepspeed
 from finetuning.errors import CourseError
 from finetuning.files import content_digest, find_damage, write_atomically
 from finetuning.labels import label_tokens, score_labels
@@ -48,7 +48,7 @@ from finetuning.usage import load_shipped, save_usage
 
 
 def arguments(training: Training, ranks: int, reviews: int) -> TrainingArguments:
-    """The Trainer's arguments on so many ranks and training reviews; Trainer and DeepSpeed read its JSON file."""
+    """The Trainer's arguments on so many ranks and training reviews; Trainer and DeepSpeed read the same JSON."""
     settings, on_cpu = training.settings, not torch.cuda.is_available()
     micro_batch, accumulation = training.shares(ranks)
     an_epoch = math.ceil(reviews / settings.batch_size)
@@ -59,7 +59,7 @@ def arguments(training: Training, ranks: int, reviews: int) -> TrainingArguments
         per_device_train_batch_size=micro_batch, gradient_accumulation_steps=accumulation,
         train_sampling_strategy="sequential",  # in_order has shuffled: the same steps whatever the number of ranks
         bf16=training.bf16, activation_checkpointing=training.checkpointing,
-        deepspeed=str(configuration_file(training.deepspeed)) if training.deepspeed else None,
+        deepspeed=training.deepspeed_settings or None,  # what the JSON file says
         save_strategy="steps" if training.resumes else "no", save_steps=training.save_steps or an_epoch,
         eval_strategy="steps" if training.record else "no", eval_steps=training.save_steps or an_epoch,
         metric_for_best_model="accuracy", save_total_limit=2,  # the best and the last
@@ -119,9 +119,11 @@ def prepared_reviews(training: Training, tokenizer: PreTrainedTokenizerBase) -> 
     """The run's reviews as lesson 01 prepares them; the first rank to come makes them, and anew from another file."""
     folder, chosen = training.workspace.data / "reviews", training.chosen
     source, wanted = folder.with_suffix(".source"), f"{chosen}\n{content_digest(chosen.reviews, '**/*')}"
+    lessons_own = training.workspace.results_file.exists()  # which names the reviews, and has been compared
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")), contextlib.redirect_stdout(io.StringIO()) as said:
-        if find_damage(folder) or (source.exists() and source.read_text(encoding="utf-8") != wanted):
+        known = source.read_text(encoding="utf-8") if source.exists() else lessons_own and wanted
+        if find_damage(folder) or known != wanted:
             from finetuning.data import prepare, save_splits  # its libraries would slow each rank's start
 
             save_splits(prepare(chosen, tokenizer), folder)

@@ -47,8 +47,12 @@ def configuration_file(name: str) -> Path:
 
 
 def configuration(name: str) -> dict:
-    """What a ``configuration_file`` says, as a dict; the Trainer fills in its arguments for ``auto``."""
-    return json.loads(configuration_file(name).read_text(encoding="utf-8"))
+    """What a ``configuration_file`` says, as a dict; what it leaves out is as in zero0.json, where much is ``auto``.
+
+    The Trainer fills in its arguments for ``auto``; what no file names (as accumulation, or bf16) it would not pass on.
+    """
+    usual, own = (json.loads(configuration_file(one).read_text(encoding="utf-8")) for one in ("zero0", name))
+    return usual | own
 
 
 def stage_of(settings: dict) -> int:
