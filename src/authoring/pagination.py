@@ -51,7 +51,7 @@ def _fill(runs: list[list[NotebookNode]], slide: list[list[NotebookNode]]) -> li
     slides = [slide]
     for run in runs:
         for part in [run] if _height([run]) <= ROOM else [[piece] for piece in run]:
-            asked = slides[-1] and slides[-1][-1][-1].source.startswith("guess_")
+            asked = _asks(slides[-1])
             if (asked and "check.compare" in part[0].source) or (slides[-1] and _height([*slides[-1], part]) > ROOM):
                 slides.append([])
             slides[-1].append(part)
