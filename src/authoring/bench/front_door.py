@@ -68,7 +68,7 @@ def front_door(
             command = [sys.executable, "-c", READ + CTRANSLATE2, *asked, kind, str(usable_cores())]
             ways[f"CTranslate2, {kind}"] = command
     counts = {name: max(4 * FEW, most // 10) if name.startswith("usual") else most for name in ways}
-    files = {count: _write(folder, list(texts), count) for count in {FEW, *counts.values()}}
+    files = {count: _write(folder, texts, count) for count in {FEW, *counts.values()}}
     runs = folder.parents[2]
     found: dict[str, dict[str, Any]] = {name: {"reviews": counts[name], "speeds": [], "starts": []} for name in ways}
     answers: dict[str, list[str]] = {}
@@ -85,7 +85,7 @@ def front_door(
     return found
 
 
-def _write(folder: Path, texts: list[str], count: int) -> Path:
+def _write(folder: Path, texts: Sequence[str], count: int) -> Path:
     """A CSV of ``count`` texts, over again where they are fewer."""
     file = folder / f"{count}.csv"
     with file.open("w", encoding="utf-8", newline="") as out:

@@ -26,18 +26,17 @@ def peak_type(measured: dict) -> str:
     return "bf16" if "bf16" in measured["peak"] else "fp32"
 
 
+def _between(spread: dict, digits: int) -> str:
+    """A median with the lowest and the highest, as ``contenders.spread`` gives them."""
+    median, low, high = (f"{spread[name]:.{digits}f}" for name in ("median", "low", "high"))
+    return f"{median} ({low}-{high})"
+
+
 def _ladder(rows: list[dict]) -> str:
     lines = []
     for row in rows:
-        speed, times = row["speed"], row["times"]
-        lines.append(
-            (
-                row["name"],
-                f"{speed['median']:.2f} ({speed['low']:.2f}-{speed['high']:.2f})",
-                "-" if row["name"].startswith("tried") else f"x {row['step']:.2f}",
-                f"{times['median']:.1f} ({times['low']:.1f}-{times['high']:.1f})",
-            )
-        )
+        step = "-" if row["name"].startswith("tried") else f"x {row['step']:.2f}"
+        lines.append((row["name"], _between(row["speed"], 2), step, _between(row["times"], 1)))
     return markdown_table(("change", "reviews/s (lowest-highest)", "step", "times the usual"), lines)
 
 
@@ -106,23 +105,15 @@ def _prediction(measured: dict) -> list[str]:
 def _front_door(measured: dict) -> list[str]:
     ways = measured["front_door"]
     gains = factors({name: way["speeds"] for name, way in ways.items()})
-    rows = []
-    for gain, (name, way) in zip(gains, ways.items(), strict=True):
-        speed, times = gain["speed"], gain["times"]
-        rows.append(
-            (
-                name, f"{speed['median']:.1f} ({speed['low']:.1f}-{speed['high']:.1f})",
-                f"{times['median']:.1f} ({times['low']:.1f}-{times['high']:.1f})", f"{median(way['starts']):.1f}",
-                f"{way['same_answers']:.1%}",
-            )
-        )  # fmt: skip
-    head = (
-        "whole commands",
-        "reviews/s (lowest-highest)",
-        "times the usual",
-        f"seconds for {FEW} reviews",
-        "same answers",
-    )
+    rows = [
+        (
+            name, _between(gain["speed"], 1), _between(gain["times"], 1), f"{median(way['starts']):.1f}",
+            f"{way['same_answers']:.1%}",
+        )
+        for gain, (name, way) in zip(gains, ways.items(), strict=True)
+    ]  # fmt: skip
+    few = f"seconds for {FEW} reviews"
+    head = ("whole commands", "reviews/s (lowest-highest)", "times the usual", few, "same answers")
     lacking = "" if any(name.startswith("CTranslate2") for name in ways) else " CTranslate2 is not installed here."
     return [
         "## Prediction from a terminal",
@@ -163,9 +154,7 @@ def _data(data: dict) -> list[str]:
 
 
 def _start_up(seconds: dict[str, dict]) -> list[str]:
-    rows = [
-        (name, f"{taken['median']:.2f} ({taken['low']:.2f}-{taken['high']:.2f})") for name, taken in seconds.items()
-    ]
+    rows = [(name, _between(taken, 2)) for name, taken in seconds.items()]
     return ["## Start-up", markdown_table(("what", "seconds (lowest-highest)"), rows)]
 
 
