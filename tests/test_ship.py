@@ -92,6 +92,7 @@ def as_csv(texts):
 def test_every_review_gets_its_own_score_in_the_order_of_the_file(kind, label, folder, monkeypatch):
     monkeypatch.setattr(predict, "CHUNK_REVIEWS", 7)
     monkeypatch.setattr(predict, "GROUP", 3)
+    monkeypatch.setattr("finetuning.speed.prediction.bf16_is_fast", lambda: False)  # in the type of the lessons
     rng = np.random.default_rng(0)
     texts = [
         f"film number {i}, " + " ".join(rng.choice(["good", 'so-called "art"', "bad,\nlong", "<br />"], 1 + i % 13))
@@ -107,9 +108,9 @@ def test_every_review_gets_its_own_score_in_the_order_of_the_file(kind, label, f
     cleaned = [clean_text(text) for text in texts]
     scores, _ = score_labels(model, tokenizer, cleaned, prompt=SETTINGS.prompt, max_length=SETTINGS.max_length)
     assert counts == (40, 0) and said == "" and numbers(lines) == list(range(1, 41))
-    given = np.array([[float(line[f"probability_{word}"]) for word in LABEL_WORDS] for line in lines])
-    assert np.allclose(given, scores, atol=2e-2 if bf16_is_fast() else 1e-5)  # which ``predict`` then makes use of
-    assert [line["label"] for line in lines] == [LABEL_WORDS[row.argmax()] for row in given]
+    for i, word in enumerate(LABEL_WORDS):
+        assert np.allclose([float(line[f"probability_{word}"]) for line in lines], scores[:, i], atol=1e-5)
+    assert [line["label"] for line in lines] == [LABEL_WORDS[row.argmax()] for row in scores]
     assert np.std(scores[:, 1]) > 1e-4  # else a wrong order would not show
     assert usage == {"prompt": SETTINGS.prompt, "max_length": 32, "label_words": list(LABEL_WORDS)}
 
