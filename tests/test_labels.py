@@ -23,7 +23,7 @@ from finetuning.batching import token_rows
 from finetuning.data import label_words, load_reviews, split_off, take
 from finetuning.errors import CourseError
 from finetuning.evaluation.behaviour import negation_lines, only_for_opinions
-from finetuning.labels import by_whole_words, by_words, label_ids, label_tokens, score_labels
+from finetuning.labels import by_whole_words, by_words, label_tokens, score_labels
 from finetuning.metrics import measure
 from finetuning.models import load_model, load_tokenizer, save_model
 from finetuning.profiles import Columns, choose
@@ -243,9 +243,8 @@ def test_the_trainers_accuracy_takes_words_that_begin_alike(tiny):
     assert compute(given) == {"accuracy": 1.0, "f1": 1.0}
     given = EvalPrediction(predictions=sure[[1, 1, 2, 3, 4]], label_ids=labels.numpy())
     assert compute(given)["accuracy"] == 0.8 and np.isclose(compute(given)["f1"], (0 + 2 / 3 + 3) / 5)
-    two = label_tokens(tokenizer)
-    for way in (two, label_ids(tokenizer)):  # one token each: the logits themselves
-        assert torch.equal(first_step_logits(way)(logits, labels), logits[:, 0, [word[0] for word in two]])
+    two = label_tokens(tokenizer)  # one token each: the logits themselves
+    assert torch.equal(first_step_logits(two)(logits, labels), logits[:, 0, [word[0] for word in two]])
 
 
 @pytest.mark.parametrize("words", [("好", "差"), ("Good", "good"), ("a", "b", " a")])

@@ -134,7 +134,7 @@ def test_starting_over_leaves_what_the_lessons_left(written, tmp_path, monkeypat
     for processes, says in ((-1, "a number from 1 up, not -1"), (3, "among 3 processes")):
         done = finetuning("train", file, "--processes", processes, "--fresh", runs=tmp_path / "runs")
         assert done.returncode == 1 and says in done.stderr
-    assert lessons.row("majority") and [path.name for path in lessons.models.iterdir()] == ["trainer"]
+    assert lessons.row("majority") and [path.name for path in lessons.models.glob("[!.]*")] == ["trainer"]
 
 
 def test_reviews_that_a_lesson_prepared_are_not_taken_for_the_files_own(tmp_path, monkeypatch):
@@ -325,6 +325,27 @@ def test_another_training_under_the_same_name_is_refused(trained, tmp_path):
     done = finetuning("train", tmp_path / "mine.yaml", runs=runs)
     assert done.returncode == 1 and done.stderr.count("\n") <= 3
     assert "holds a training with learning_rate 0.01, not 0.001; give this one another name, or FRESH=1" in done.stderr
+
+
+@pytest.mark.slow
+def test_where_another_process_trains_nothing_is_started_or_removed(trained, monkeypatch):
+    file, runs, _ = trained
+    monkeypatch.setenv("FINETUNING_RUNS", str(runs))
+    (training,) = jobs.read_trainings(file)
+    with training.held():  # as rank 0 of a training that runs
+        by_hand = [sys.executable, "-m", "finetuning.distributed.train", str(file)]
+        script = subprocess.Popen(by_hand, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+        command = finetuning("train", file, "--fresh", runs=runs)
+        said = script.communicate(timeout=120)[1]
+    for code, words in ((script.returncode, said), (command.returncode, command.stderr)):
+        assert code == 1 and "Another process trains in " in words and "Traceback" not in words
+    assert (training.folder / "model.safetensors").exists()
+
+
+def test_trainings_of_a_list_need_names_of_their_own(written):
+    with pytest.raises(CourseError, match=r"2 trainings have the name 'mine'; give each its own \(name: \.\.\.\)"):
+        jobs.read_trainings(written("- {epochs: 1}\n- {epochs: 2}"))
+    assert len(jobs.read_trainings(written("- {epochs: 1}\n- {epochs: 2, name: longer}"))) == 2
 
 
 def test_every_configuration_leaves_the_sizes_to_the_model():

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainingArguments, set_seed
 
 from finetuning.files import seal
-from finetuning.labels import label_ids, score_labels
+from finetuning.labels import label_tokens, score_labels
 from finetuning.machine import bf16_is_fast
 from finetuning.metrics import wilson_interval
 from finetuning.models import load_model, load_tokenizer, parameter_table, save_model
@@ -63,8 +63,8 @@ def train(settings, folder, *, rows=32, **options):
     trainer = Seq2SeqTrainer(
         model, args, train_dataset=split, eval_dataset=split,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        compute_loss_func=label_token_loss, compute_metrics=label_accuracy(label_ids(tokenizer)),
-        preprocess_logits_for_metrics=first_step_logits(label_ids(tokenizer)),
+        compute_loss_func=label_token_loss, compute_metrics=label_accuracy(label_tokens(tokenizer)),
+        preprocess_logits_for_metrics=first_step_logits(label_tokens(tokenizer)),
     )  # fmt: skip
     trainer.train()
     return trainer

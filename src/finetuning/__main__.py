@@ -63,8 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--text", default="", help="the column of the texts, where it has no usual name")
     predict.add_argument("--int8", action="store_true", help="in 8-bit integers: faster, and a few answers differ")
     predict.add_argument("--model", default="trainer", help="which of its models (default: %(default)s)")
-    file = "CSV, TSV, JSON, Parquet or Arrow; '-' for CSV from standard input"
-    predict.add_argument("file", help=file)
+    predict.add_argument("file", help="CSV, TSV, JSON, Parquet or Arrow; '-' for CSV from standard input")
     predict.set_defaults(do=_predict, when_stopped="the predictions so far are written")
 
     plan = commands.add_parser("plan", help="which ZeRO stage and micro-batch fit a T5 to your GPUs")
@@ -137,10 +136,11 @@ def _train(given: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     for training in trainings:
-        if given.fresh:  # its run is removed whole where it is this training's alone
-            own, results = run_folder(training.run_name), read_results(training.run_name)
-            alone = {own.name, *(row.method for row in (results.rows if results else []))} == {training.name}
-            shutil.rmtree(own if alone else own / "models" / training.name, ignore_errors=True)
+        with training.held():  # said before anything is removed or started
+            if given.fresh:  # its run is removed whole where it is this training's alone
+                own, results = run_folder(training.run_name), read_results(training.run_name)
+                alone = {own.name, *(row.method for row in (results.rows if results else []))} == {training.name}
+                shutil.rmtree(own if alone else own / "models" / training.name, ignore_errors=True)
         launch.run(training, ranks=given.processes or device_count() or 1, limit=math.inf)
     return 0
 

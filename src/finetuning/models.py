@@ -72,8 +72,7 @@ def _from_hub_or_folder(kind: Any, settings: Profile, **options: Any) -> Any:
     except (OSError, ValueError, SafetensorError, HTTPError) as error:
         if local:
             wrong = f"The folder {settings.model} holds no whole model ({first_line(error)})"
-            wanted = "config.json, model.safetensors and the tokenizer's files"
-            raise CourseError(f"{wrong}; expected are {wanted}.") from error
+            raise CourseError(f"{wrong}; expected are config.json, model.safetensors and a tokenizer.") from error
         raise hub_error("model", settings.model, error, instead="BASE_MODEL") from error
 
 

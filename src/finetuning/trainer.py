@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetuning.files import SEAL, file_digest, find_damage, seal, write_atomically
+from finetuning.labels import Rows
 
 
 def blind_loss(labels: Sequence[Sequence[int]], words: int) -> float:
@@ -40,23 +41,19 @@ def label_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | 
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-Words = Sequence[int] | Sequence[Sequence[int]]  # of ``label_tokens``, or ``label_ids`` that tell the words apart
-
-
-def _beginnings(words: Words) -> np.ndarray:
+def _beginnings(words: Rows) -> np.ndarray:
     """As many tokens of each word as it takes to tell them apart, (words, tokens), filled up with -100."""
-    rows = [np.atleast_1d(word).tolist() for word in words]
-    longest = max(map(len, rows))
-    size = next(size for size in range(1, longest + 1) if len({tuple(row[:size]) for row in rows}) == len(rows))
-    return np.array([(row + [-100] * longest)[:size] for row in rows])
+    longest = max(map(len, words))
+    size = next(size for size in range(1, longest + 1) if len({tuple(row[:size]) for row in words}) == len(words))
+    return np.array([[*row, *[-100] * longest][:size] for row in words])
 
 
-def first_step_logits(words: Words) -> Callable:
+def first_step_logits(words: Rows) -> Callable:
     """For the Trainer's ``preprocess_logits_for_metrics``: the logits of the words' first tokens, (reviews, words).
 
-    Words that begin alike need more than the first step. While the decoder reads the right word, each other word is
-    compared with it at the token in which it leaves it: what is kept is by how much that token is likelier than the
-    right one, as a difference of logarithms, and 0 for the right word.
+    ``words``: as ``label_tokens`` gives them. Words that begin alike need more than the first step. While the decoder
+    reads the right word, each other word is compared with it at the token in which it leaves it: what is kept is by how
+    much that token is likelier than the right one, as a difference of logarithms, and 0 for the right word.
     """
     beginnings = torch.as_tensor(_beginnings(words))
 
@@ -76,7 +73,7 @@ def first_step_logits(words: Words) -> Callable:
     return keep
 
 
-def label_accuracy(words: Words) -> Callable:
+def label_accuracy(words: Rows) -> Callable:
     """For the Trainer's ``compute_metrics``: accuracy and F1 of the label words, whose token ids are ``words``."""
     from finetuning.metrics import classification_metrics  # its libraries would slow each rank's start
 

@@ -31,11 +31,8 @@ def read_usage(folder: Path) -> dict:
     try:
         usage = json.loads(path.read_text(encoding="utf-8"))
         words = [word for word in usage["label_words"] if isinstance(word, str)]
-        if (
-            "{text}" not in usage["prompt"]
-            or usage["max_length"] <= 0
-            or len({*words}) < max(2, len(usage["label_words"]))
-        ):
+        asked = "{text}" in usage["prompt"] and usage["max_length"] > 0
+        if not asked or len({*words}) < max(2, len(usage["label_words"])):
             raise ValueError("expected are prompt, max_length and label_words, two or more that differ")
     except FileNotFoundError as error:
         raise CourseError(f"{folder} holds no {USAGE}, which says how the model is asked; {way}") from error

@@ -16,9 +16,8 @@ FILE = "progress.json"
 
 def tasks() -> dict[str, list[str]]:
     """Lesson -> its exercises, in their order, and ``quiz``."""
-    found = {
-        path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in (ASSETS / "exercises").glob("*.toml")
-    }
+    files = (ASSETS / "exercises").glob("*.toml")
+    found = {file.stem: tomllib.loads(file.read_text(encoding="utf-8")) for file in files}
     quizzes = [path.stem for path in (ASSETS / "quiz").glob("*.toml")]
     return {lesson: [*found.get(lesson, ()), "quiz"] for lesson in sorted(quizzes)}
 
@@ -53,6 +52,5 @@ def progress() -> None:
         print(f"{path} is damaged: it begins anew with the next task that you do.")
     for lesson, wanted in tasks().items():
         left = [task for task in wanted if task not in done.get(lesson, {})]
-        print(
-            f"{lesson}  {len(wanted) - len(left)} of {len(wanted)} done{'; open: ' + ', '.join(left) if left else ''}"
-        )
+        still = f"; open: {', '.join(left)}" if left else ""
+        print(f"{lesson}  {len(wanted) - len(left)} of {len(wanted)} done{still}")

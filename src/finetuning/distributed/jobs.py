@@ -5,12 +5,14 @@ import difflib
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from finetuning.distributed.zero import check_configuration, configuration, configuration_file, stage_of
 from finetuning.errors import CourseError
@@ -102,6 +104,14 @@ class Training:
         """For the model, the checkpoints, and what each rank measured."""
         return self.workspace.models / self.name
 
+    def held(self) -> contextlib.AbstractContextManager:
+        """Hold the folder for this process, in a ``with`` block. Raises CourseError when another one trains there."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:  # the ranks of a launcher that was killed end within these seconds
+            return FileLock(self.folder.with_name(f".{self.name}.lock")).acquire(timeout=10)
+        except Timeout as error:
+            raise CourseError(f"Another process trains in {self.folder}; wait for its end, or stop it.") from error
+
     @property
     def log(self) -> Path:
         return self.workspace.logs / f"{self.name}.log"
@@ -161,7 +171,7 @@ def read_trainings(file: str | Path) -> list[Training]:
     try:
         node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         several = isinstance(node, yaml.SequenceNode) and node.value
-        return [_read_one(one, file) for one in several or [node]]
+        trainings = [_read_one(one, file) for one in several or [node]]
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "its text is not in UTF-8"
         raise CourseError(f"{file} cannot be read ({why}); copy {EXAMPLE} and change what you need.") from error
@@ -170,6 +180,10 @@ def read_trainings(file: str | Path) -> list[Training]:
         where = f"{file}, line {mark.line + 1}" if mark else file
         problem = getattr(error, "problem", None) or type(error).__name__
         raise CourseError(f"{where}: this is no YAML ({problem}); expected are lines such as 'epochs: 3'.") from error
+    for place, names in Counter(one.folder for one in trainings).items():
+        if names > 1:
+            raise CourseError(f"{file}: {names} trainings have the name {place.name!r}; give each its own (name: ...).")
+    return trainings
 
 
 def _read_one(node: yaml.Node | None, file: Path) -> Training:

@@ -105,8 +105,7 @@ def plan(
         _require_positive("Each number in tokens", count)
     shape = t5_shape(model)
     usable = int(card * (1 - SPARE)) - CONTEXT_BYTES
-    if lora:
-        _require_positive("lora, the rank,", lora)
+    _require_positive("lora, the rank,", lora or 1)
     setting = {"tokens": tuple(tokens), "checkpointing": checkpointing, "lora": lora}
     rows = [_row(shape, strategy, gpus, usable, setting) for strategy in STRATEGIES]
     rows.sort(key=lambda row: not row.micro_batch)  # stable: what fits, simplest first
@@ -199,8 +198,7 @@ def state_bytes(parameters: int, largest: int, strategy: str, gpus: int) -> tupl
         weights, gradients = 6 * parameters, (4 if gpus == 1 else 8) * parameters
         return {"parameters": weights, "gradients": gradients, "optimizer": 8 * parameters}, 0
     if stage == 1:
-        sizes = {"parameters": 2 * parameters, "gradients": 2 * parameters, "optimizer": int(16 * parameters / gpus)}
-        return sizes, 0
+        return {"parameters": 2 * parameters, "gradients": 2 * parameters, "optimizer": 16 * parameters // gpus}, 0
     nodes = math.ceil(gpus / GPUS_PER_NODE)
     node = {"num_gpus_per_node": gpus / nodes, "cpu_offload": offloaded}
     if stage == 2:
@@ -278,8 +276,8 @@ def _file(model: str | Path | dict, row: PlanRow, gpus: int, setting: dict[str, 
     micro_batch = min(row.micro_batch, max(1, REVIEWS_PER_STEP // gpus))
     batch_size = micro_batch * gpus * max(1, REVIEWS_PER_STEP // (micro_batch * gpus))
     values = what | {"bf16": True, "batch_size": batch_size, "micro_batch": micro_batch}
-    more = {"deepspeed": row.strategy if row.strategy != "plain" else "", "checkpointing": setting["checkpointing"]}
-    more["lora_rank"] = setting["lora"]
+    deepspeed = row.strategy if row.strategy != "plain" else ""
+    more = {"deepspeed": deepspeed, "checkpointing": setting["checkpointing"], "lora_rank": setting["lora"]}
     return json.dumps(values | {key: value for key, value in more.items() if value})
 
 

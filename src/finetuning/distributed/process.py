@@ -1,5 +1,6 @@
 """What a rank needs besides its training: a log, an end with its launcher, last words that are found."""
 
+import contextlib
 import json
 import os
 import select
@@ -89,7 +90,7 @@ def run(trainings: list[Training], one: Callable[[Training], None]) -> int:
     """Run the trainings in turn; returns the exit code.
 
     Several, small ones that a lesson compares, each get a child of their own: none inherits the state of another, and
-    the imports are paid once.
+    the imports are paid once. Rank 0 holds the training's folder meanwhile.
     """
     end_with_launcher()
     several = len(trainings) > 1
@@ -109,7 +110,8 @@ def run(trainings: list[Training], one: Callable[[Training], None]) -> int:
             if several:
                 end_with_launcher()
                 join_process_group(f"training {i}")
-            one(training)
+            with training.held() if RANK == 0 else contextlib.nullcontext():
+                one(training)
         except BaseException as error:
             last_words(error, training)
             failed = 1

@@ -49,10 +49,8 @@ class ReviewPipeline(Pipeline):
 
     def postprocess(self, outputs: dict) -> list[dict]:
         scores = outputs["logits"][0].float().softmax(-1).tolist()
-        answers = [
-            {"label": word, "score": score} for word, score in zip(self.usage["label_words"], scores, strict=True)
-        ]
-        return sorted(answers, key=lambda answer: -answer["score"])
+        pairs = zip(self.usage["label_words"], scores, strict=True)
+        return sorted(({"label": word, "score": score} for word, score in pairs), key=lambda answer: -answer["score"])
 
 
 PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=ReviewPipeline, pt_model=AutoModelForSeq2SeqLM)
