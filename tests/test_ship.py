@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import IMDB, ROOT, finetuning, needs_imdb
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, load_from_disk
 
 from finetuning.batching import length_sorted_batches, token_rows
-from finetuning.data import load_reviews
+from finetuning.data import load_reviews, prepare, save_splits
 from finetuning.errors import CourseError
+from finetuning.evaluation.pairs import paired, paired_verdict
 from finetuning.labels import LABEL_WORDS, by_one_step, label_tokens, probabilities, score_labels
 from finetuning.machine import bf16_is_fast
 from finetuning.metrics import measure
@@ -67,7 +68,9 @@ def label(folder, tmp_path, capsys):
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         output = io.StringIO()
         counts = predict_file(str(path), folder, output)
-        return list(csv.DictReader(io.StringIO(output.getvalue()))), counts, capsys.readouterr().err
+        way, said = capsys.readouterr().err.split("\n", 1)
+        assert way.startswith("scored by one decoder step, sorted by length")
+        return list(csv.DictReader(io.StringIO(output.getvalue()))), counts, said
 
     return run
 
@@ -116,22 +119,36 @@ def test_every_review_gets_its_own_score_in_the_order_of_the_file(kind, label, f
 
 
 @pytest.mark.skipif(not has_int8(), reason="no right 8-bit products of oneDNN here")
-def test_eight_bits_answer_nearly_the_same_and_say_how_nearly(runs, tmp_path, capsys):
+def test_eight_bits_answer_nearly_the_same_and_say_how_nearly_on_the_runs_test_reviews(runs, tmp_path, capsys):
     model = runs / "pocket" / "models" / "trainer"
     shutil.copytree(POCKET_T5, model)
     save_usage(model, choose(), LABEL_WORDS)
     texts = [json.loads(line)["text"] for line in (POCKET_REVIEWS / "train.jsonl").read_text().splitlines()[:200]]
     file = tmp_path / "reviews.csv"
     file.write_text(as_csv(texts))
-    answers = {}
-    for int8 in (False, True):
+
+    def answers(reviews, int8):
         output = io.StringIO()
-        assert predict_file(str(file), model, output, int8=int8) == (200, 0)
-        answers[int8] = [line["label"] for line in csv.DictReader(io.StringIO(output.getvalue()))]
-    same = sum(map(str.__eq__, answers[False], answers[True]))
-    assert same >= 190
-    said = re.search(r"8-bit integers: (\d+) of 200 answers .* ([\d.]+) times", capsys.readouterr().err)
-    assert int(said[1]) == same and float(said[2]) > 0
+        assert predict_file(str(reviews), model, output, int8=int8) == (200, 0)
+        return [line["label"] for line in csv.DictReader(io.StringIO(output.getvalue()))]
+
+    assert sum(map(str.__eq__, answers(file, False), answers(file, True))) >= 190
+    assert "8-bit integers: not compared with the exact way" in capsys.readouterr().err
+    save_splits(prepare(choose(limit=200), load_tokenizer(choose())), runs / "pocket" / "data" / "reviews")
+    test = load_from_disk(runs / "pocket" / "data" / "reviews")["test"]
+    file.write_text(as_csv(test["text"]))
+    exact, eight = answers(file, False), answers(file, True)
+    capsys.readouterr()
+    assert answers(file, True) == eight
+    said = capsys.readouterr().err
+    pattern = (
+        r"8-bit integers, on test reviews of this run: (\d+) of 200 answers as without them, ([\d.]+) times as fast"
+    )
+    same, faster = re.search(pattern, said).groups()
+    assert int(same) == sum(map(str.__eq__, exact, eight)) and float(faster) > 0
+    truth = [LABEL_WORDS[label] for label in test["label"]]
+    pair = paired(*(np.equal(given, truth) for given in (eight, exact)))
+    assert paired_verdict("int8", "exact", pair) in said and "8-bit integers" in said.splitlines()[0]
 
 
 def test_eight_bits_are_refused_where_they_do_not_work(folder, tmp_path, monkeypatch):
@@ -260,8 +277,8 @@ def test_the_command_writes_to_standard_output_and_says_by_its_exit_code_whether
     file.write_text('text\ngood film\n""\nbad film\n')
     done = finetuning("predict", "--run", "tiny", file, runs=runs)
     assert done.returncode == 1 and numbers(csv.DictReader(io.StringIO(done.stdout))) == [1, 3]
-    said = [line for line in done.stderr.splitlines() if line]
-    assert said == [
+    way, *said = [line for line in done.stderr.splitlines() if line]
+    assert way.startswith("scored by ") and said == [
         f"{file}, line 3: the text is empty; skipped",
         "Skipped 1 of 3 reviews, each named above; labelled the other 2.",
     ]
@@ -300,7 +317,8 @@ def test_a_reader_that_goes_away_ends_it_quietly(folder, runs, tmp_path):
     process = start_predict(runs, file, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == b"row,label,probability_negative,probability_positive\n"
     process.stdout.close()
-    assert process.wait(timeout=300) == 1 and process.stderr.read() == b""
+    assert process.wait(timeout=300) == 1
+    assert re.fullmatch(rb"scored by .*\n", process.stderr.read())
 
 
 def peak_memory(runs, file):
@@ -357,7 +375,7 @@ def test_the_way_that_users_get_answers_as_the_plain_one():
     rows, words = token_rows(tokenizer, cleaned, **asked), label_tokens(tokenizer)
     batches = length_sorted_batches([len(row) for row in rows], 16)
     plain = probabilities(by_one_step(model, [word[0] for word in words]), rows, batches, 2)
-    quick = quickest(model, words, 512)(rows)
+    quick = quickest(model, words, 512)[0](rows)
     near = 1e-3 if not bf16_is_fast() else 0.05  # bf16 has three digits
     assert len(rows) == 5500 and abs(plain - quick).max() < near
     assert ((plain.argmax(axis=1) == quick.argmax(axis=1)) | (abs(plain[:, 0] - 0.5) < near)).all()

@@ -169,9 +169,8 @@ def plot_results(rows: Sequence[ResultRow]) -> Figure:
         ax.plot([row.accuracy_low, row.accuracy_high], [i, i], color=BLUE, linewidth=3)
         ax.plot(row.accuracy, i, "o", color=BLUE, markersize=9)
         ax.text(row.accuracy_high, i, f"  {row.accuracy:.3f}", va="center")
-    lowest = min(row.accuracy_low for row in rows)
     ax.set(xlabel="accuracy", yticks=range(len(rows)), yticklabels=[row.method for row in rows])
-    ax.set_xlim(min(0.4, lowest - 0.05), 1.05)
+    ax.set_xlim(min(0.4, *(row.accuracy_low - 0.05 for row in rows)), 1.05)
     ax.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top, none cut at the edge
     return fig
 
@@ -246,8 +245,7 @@ def plot_family_memory(
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
             ax.text(1.5 * last, label_at, strategy.replace("_", " "), color=colour, va="center", fontsize=13, bbox=box)
         ax.set(xscale="log", yscale="log", xlim=(0.8 * first, 40 * last), ylim=(0.7 * min(every), 2 * max(every)))
-        short = [name.split("/")[-1].removeprefix("t5-") for name in names]
-        ax.set_xticks(parameters, short, fontsize=12)
+        ax.set_xticks(parameters, [name.split("/")[-1].removeprefix("t5-") for name in names], fontsize=12)
         ax.set_xlabel(f"model, by its {first / 1e6:,.0f} to {last / 1e6:,.0f} million parameters", fontsize=11)
         ax.set_title(f"{gpus} GPU{'s' if gpus > 1 else ''}", fontweight="bold")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -298,10 +296,9 @@ def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
         left.vlines(table["confidence"], table["low"], table["high"], color=colour, alpha=0.5)
         edges = [*table["from"], table["to"].iloc[-1]]
         right.hist(table["confidence"], edges, weights=table["reviews"], color=colour, histtype="step", linewidth=2)
-    left.set(
-        xlabel="mean confidence in a bin", ylabel="share of right answers", xlim=(low - 0.01, 1.01), ylim=(0, 1.05)
-    )
-    right.set(xlabel="confidence", ylabel="test reviews", xlim=(low - 0.01, 1.01))
+    left.set(xlabel="mean confidence in a bin", ylabel="share of right answers", ylim=(0, 1.05))
+    right.set(xlabel="confidence", ylabel="test reviews")
+    plt.setp((left, right), xlim=(low - 0.01, 1.01))
     left.legend(fontsize=10)
     return fig
 

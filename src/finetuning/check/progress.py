@@ -29,11 +29,10 @@ def read_progress(path: Path) -> dict[str, dict[str, str]]:
 
 def record(lesson: str, task: str) -> None:
     """Note that a task is done, once. A damaged file is put aside; where nothing can be written, nothing is noted."""
-    path = runs_folder() / FILE
+    done, path = {}, runs_folder() / FILE
     try:
         done = read_progress(path)
     except (OSError, ValueError):
-        done = {}
         with contextlib.suppress(OSError):
             path.replace(path.with_name("progress.damaged.json"))
     if task not in done.setdefault(lesson, {}):
@@ -44,11 +43,10 @@ def record(lesson: str, task: str) -> None:
 
 def progress() -> None:
     """Print what is done of each lesson's exercises and quiz on this machine, and what is open."""
-    path = runs_folder() / FILE
+    done, path = {}, runs_folder() / FILE
     try:
         done = read_progress(path)
     except (OSError, ValueError):
-        done = {}
         print(f"{path} is damaged: it begins anew with the next task that you do.")
     for lesson, wanted in tasks().items():
         left = [task for task in wanted if task not in done.get(lesson, {})]

@@ -32,12 +32,9 @@ class StepMeter(TrainerCallback):
 
         None where it was not measured.
         """
-        used = self.seconds[COUNT_AT:] or self.seconds
-        steps = sorted(self.sent)
-        ranks = int(os.environ.get("WORLD_SIZE", 1))
-        sent = None
-        if len(steps) > 1 and None not in self.sent.values() and ranks > 1:
-            sent = (self.sent[steps[-1]] - self.sent[steps[0]]) / (steps[-1] - steps[0]) / ranks
+        used, steps, sent = self.seconds[COUNT_AT:] or self.seconds, sorted(self.sent), None
+        if len(steps) > 1 and None not in self.sent.values() and process.RANKS > 1:
+            sent = (self.sent[steps[-1]] - self.sent[steps[0]]) / (steps[-1] - steps[0]) / process.RANKS
         return {
             "step_seconds": used,
             "seconds_per_step": float(np.median(used)) if used else None,

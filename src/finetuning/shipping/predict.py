@@ -6,7 +6,8 @@ A chunk of reviews at a time is read, cleaned, scored and written, so that memor
 import csv
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -15,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from finetuning.errors import CourseError
+from finetuning.files import find_damage
 from finetuning.reviews import TEXT, Row, clean_text, open_reviews, problem_of
 
 if TYPE_CHECKING:
@@ -31,10 +33,10 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "", *, i
 
     ``path`` is a file that ``reviews.open_reviews`` reads, or ``-`` for CSV from standard input; ``folder`` is a saved
     model (``usage.save_usage``); ``column`` names the texts, where they have no usual name. ``int8``: in 8-bit
-    integers, which is faster and changes a few answers; standard error tells how many of the first ones. The lines keep
-    the file's order: ``row`` counts its reviews from 1, ``label`` is a label word, and each word has a column with its
-    probability, as ``probability_positive``. A review that cannot be read is named on standard error and skipped.
-    Raises CourseError for a file that cannot be read at all.
+    integers, which is faster and changes a few answers; standard error tells what that does to the run's test reviews,
+    and the way of scoring. The lines keep the file's order: ``row`` counts its reviews from 1, ``label`` is a label
+    word, and each word has a column with its probability, as ``probability_positive``. A review that cannot be read is
+    named on standard error and skipped. Raises CourseError for a file that cannot be read at all.
     """
     file = open_reviews(path, text=column, only_text=True)
     first = next(file.rows, None)
@@ -46,10 +48,13 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "", *, i
     from finetuning.usage import load_shipped
 
     model, tokenizer, usage = load_shipped(folder)
-    asked = {"prompt": usage["prompt"], "max_length": usage["max_length"]}
+    rows_of = partial(token_rows, tokenizer, prompt=usage["prompt"], max_length=usage["max_length"])
     words, tokens = usage["label_words"], label_tokens(tokenizer, usage["label_words"])
-    score = quickest(model, tokens, usage["max_length"], int8=int8)
-    exact = quickest(model, tokens, usage["max_length"]) if int8 else None  # until the two are compared
+    score, way = quickest(model, tokens, usage["max_length"], int8=int8)
+    print(f"scored by {way}", file=sys.stderr)
+    if int8:
+        exact, _ = quickest(model, tokens, usage["max_length"])
+        print(_compared(score, exact, folder, rows_of), file=sys.stderr)
     table = csv.writer(output, lineterminator="\n")
     table.writerow(["row", "label", *(f"probability_{word}" for word in words)])
     written = skipped = 0
@@ -66,11 +71,7 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "", *, i
             cleaned, scores = list(texts.values()), np.zeros((len(texts), len(words)))
             # in groups of similar length: little is padded, and progress shows in between
             for group in length_sorted_batches([len(text) for text in cleaned], GROUP):
-                rows = token_rows(tokenizer, [cleaned[i] for i in group], **asked)
-                if exact:
-                    progress.write(_compared(score, exact, rows), file=sys.stderr)
-                    exact = None
-                scores[group] = score(rows)
+                scores[group] = score(rows_of([cleaned[i] for i in group]))
                 progress.update(len(group))
             for number, given in zip(texts, scores, strict=True):
                 table.writerow([number, words[given.argmax()], *(f"{one:.6f}" for one in given)])
@@ -82,19 +83,25 @@ def predict_file(path: str, folder: Path, output: TextIO, column: str = "", *, i
     return written, skipped
 
 
-def _compared(int8: "Scoring", exact: "Scoring", rows: "Rows") -> str:
-    """Speed and answers with 8-bit integers beside those without, on some reviews, in a sentence."""
-    answers, speeds = [], []
+def _compared(int8: "Scoring", exact: "Scoring", folder: Path, rows_of: Callable[[list[str]], "Rows"]) -> str:
+    """What 8-bit integers change on some test reviews of the model's run: answers, accuracy and speed, in words."""
+    from datasets import load_from_disk
+
+    from finetuning.data import take
+    from finetuning.evaluation.pairs import paired, paired_verdict
+
+    if find_damage(kept := folder.parents[1] / "data" / "reviews"):
+        return f"8-bit integers: not compared with the exact way, as there are no whole test reviews in {kept}"
+    test = take(load_from_disk(kept)["test"], GROUP, seed=1)
+    rows, answers, seconds = rows_of(test["text"][:]), [], []
     for score in (int8, exact):
         score(rows[:16])  # a first call is slower: it does not count
         began = time.perf_counter()
         answers.append(score(rows).argmax(axis=1))
-        speeds.append(len(rows) / (time.perf_counter() - began))
-    same = int((answers[0] == answers[1]).sum())
-    return (
-        f"8-bit integers: {same:,} of {len(rows):,} answers are the same as without them, "
-        f"at {speeds[0] / speeds[1]:.1f} times the reviews per second"
-    )
+        seconds.append(time.perf_counter() - began)
+    same, pair = (answers[0] == answers[1]).sum(), paired(*(one == np.array(test["label"]) for one in answers))
+    gain = f"{same:,} of {len(rows):,} answers as without them, {seconds[1] / seconds[0]:.1f} times as fast"
+    return f"8-bit integers, on test reviews of this run: {gain}. {paired_verdict('int8', 'exact', pair)}"
 
 
 def _chunks(rows: Iterable[Row], column: str) -> Iterator[tuple[dict[int, str], list[tuple[str, str]]]]:

@@ -72,16 +72,17 @@ def prediction_batches(recipe: PredictionRecipe, lengths: Sequence[int], size: i
     return np.array_split(np.arange(len(lengths)), -(-len(lengths) // size))
 
 
-def quickest(model: T5ForConditionalGeneration, words: Rows, limit: int, *, int8: bool = False) -> Scoring:
-    """The last of the ladder's recipes as a function: token ids of reviews -> probabilities, (reviews, words).
+def quickest(model: T5ForConditionalGeneration, words: Rows, limit: int, *, int8: bool = False) -> tuple[Scoring, str]:
+    """The last of the ladder's recipes: a function (token ids -> probabilities, (reviews, words)), and its steps.
 
     ``words``: as ``label_tokens`` gives them; those that begin alike are scored whole. ``int8``: with the encoder's
     matrices in 8-bit integers, which changes a few answers. Raises CourseError where the machine does not multiply
     these rightly, or they are not written for the model or its words.
     """
-    recipes = [recipe for recipe in prediction_recipes(model.config).values() if int8 or not recipe.int8]
-    one_step = begin_apart(words)
-    recipe = recipes[-1] if one_step else PredictionRecipe(grouped=True)
+    ladder = {name: one for name, one in prediction_recipes(model.config).items() if int8 or not one.int8}
+    if not (one_step := begin_apart(words)):
+        ladder = {"": PredictionRecipe(), "one pass for each word, sorted by length": PredictionRecipe(grouped=True)}
+    *_, recipe = ladder.values()
     if int8 and not recipe.int8:
         raise CourseError("8-bit integers do not work with this model and labels on this machine; leave --int8 out.")
     keep_freed_memory(recipe.keep_memory)
@@ -91,7 +92,7 @@ def quickest(model: T5ForConditionalGeneration, words: Rows, limit: int, *, int8
     def score(rows: Rows) -> np.ndarray:
         return probabilities(answer, rows, prediction_batches(recipe, [len(row) for row in rows], BATCH), len(words))
 
-    return score
+    return score, ", ".join([*ladder][1:])
 
 
 def by_generate(model: T5ForConditionalGeneration, words: Sequence[int], limit: int) -> Answer:
