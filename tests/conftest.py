@@ -93,24 +93,30 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    """A folder with a T5 of some thousand random weights and pocket T5's tokenizer."""
+def random_t5(folder, width, last_norm=1.0):
+    """A folder with a T5 of random weights and pocket T5's tokenizer; a larger ``last_norm`` learns sooner."""
     import torch
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
     from finetuning.profiles import POCKET_T5
 
-    folder = tmp_path_factory.mktemp("tiny")
     tokenizer = AutoTokenizer.from_pretrained(POCKET_T5)
     torch.manual_seed(0)
     config = T5Config(
-        vocab_size=len(tokenizer), d_model=16, d_kv=8, num_heads=2, d_ff=32, num_layers=1, num_decoder_layers=1,
-        decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+        vocab_size=len(tokenizer), d_model=width, d_kv=width // 2, num_heads=2, d_ff=2 * width, num_layers=1,
+        num_decoder_layers=1, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(folder)
+    model = T5ForConditionalGeneration(config)
+    model.decoder.final_layer_norm.weight.data.fill_(last_norm)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A folder with a T5 of some thousand weights."""
+    return random_t5(tmp_path_factory.mktemp("tiny"), 16)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from conftest import NOTEBOOKS, ROOT, finetuning
+from conftest import NOTEBOOKS, ROOT, finetuning, random_t5
 from processes import (
     PROOF_OF_LESSON_03,
     SPEED_OF_LESSON_03,
@@ -46,8 +46,10 @@ def times():
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared(request, tmp_path_factory):
     """Lessons 00 to 02 on hostile reviews, with secrets in the environment and a home folder of its own.
+
+    On a small model of random weights, or on the ``shipped`` one, whose files take longer to write.
 
     ``go_on(runs)`` starts the next lesson on a copy of them, less its charts of speed and its trainings that
     keep nothing.
@@ -59,14 +61,16 @@ def prepared(tmp_path_factory):
     reviews = folder / "hostile.jsonl"
     reviews.write_text("\n".join(map(json.dumps, rows)))
     (folder / "home").mkdir()
-    arguments, before = ("--reviews", reviews, "--lessons", "00,01,02,03"), times()
-    first = start(folder / "runs", "--reviews", reviews, "--lessons", "00,01,02", HOME=str(folder / "home"), **SECRETS)
+    arguments, before = ["--reviews", reviews], times()
+    if getattr(request, "param", "") != "shipped":
+        arguments += ["--base-model", random_t5(folder / "t5", 64, last_norm=4)]
+    first = start(folder / "runs", *arguments, "--lessons", "00,01,02", HOME=str(folder / "home"), **SECRETS)
     assert first.wait(timeout=3600) == 0, said(folder / "runs")
     changed = {path for path, time in times().items() if before.get(path) != time}
     course = course_without(folder / "course", *SPEED_OF_LESSON_03, *PROOF_OF_LESSON_03)
 
     def go_on(runs):
-        return start(runs, *arguments, cwd=course)
+        return start(runs, *arguments, "--lessons", "00,01,02,03", cwd=course)
 
     return SimpleNamespace(runs=folder / "runs", home=folder / "home", changed=changed, go_on=go_on)
 
@@ -130,6 +134,7 @@ MOMENTS = (
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("prepared", ["shipped"], indirect=True)
 def test_killed_at_any_moment_a_run_goes_on_to_the_same_results(prepared, unbroken, tmp_path):
     """Thirteen times SIGKILL to all of a run's processes: the same command goes on to the same numbers."""
     runs = tmp_path / "runs"
