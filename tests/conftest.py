@@ -1,7 +1,7 @@
 """Shared by the tests: a tiny T5 made on the fly, runs in a temporary folder, one real run of the whole course.
 
-Two workers of pytest-xdist share the tests out: what looks at the one run of the whole course is one group, every
-other file is a group of its own. What measures the clock is marked ``alone`` and runs after them.
+Two workers of pytest-xdist share the tests out by file. What measures the clock, as all that looks at the one run of
+the whole course does, is marked ``alone`` and runs after them.
 """
 
 import os
@@ -22,8 +22,8 @@ needs_imdb = pytest.mark.skipif(
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-# These groups first, so that two workers end at about the same time.
-LONG = ("the course", "test_survival", "test_course", "test_deepspeed", "test_launch_assets")
+# These files first, so that two workers end at about the same time.
+LONG = ("test_survival", "test_course", "test_deepspeed", "test_launch_assets")
 
 # No test may reach the network; those about the Hub use a stand-in and a closed port of this machine.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -41,20 +41,15 @@ def finetuning(*arguments, runs, **environment):
     )
 
 
-def group_of(item):
-    return "the course" if "pocket_run" in item.fixturenames else item.path.stem
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-        if "pocket_run" in item.fixturenames:
+        if "pocket_run" in item.fixturenames:  # the course says how long its lessons take
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.alone)
         if item.get_closest_marker("soak"):
             proves = item.function.__doc__.splitlines()[0]
             item.user_properties.append(("proves", proves + item.name.removeprefix(item.originalname)))
-    items.sort(key=lambda item: LONG.index(group_of(item)) if group_of(item) in LONG else len(LONG))
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 def pytest_terminal_summary(terminalreporter):

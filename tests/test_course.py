@@ -145,7 +145,7 @@ def test_lessons_keep_the_minutes_they_announce(pocket_run):
             re.search(r"cells run in (\d+) minute", nbformat.read(path, as_version=4).cells[0].source).group(1)
         )
         seconds = nbformat.read(pocket_run[1] / "notebooks" / path.name, as_version=4).metadata["finetuning"]["seconds"]
-        assert seconds <= 60 * minutes * 2, path.stem  # it shares two cores with other tests
+        assert seconds <= 60 * minutes * 1.5, path.stem  # half as much again for a busy machine
 
 
 def test_executed_copies_are_free_of_noise(pocket_run):
