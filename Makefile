@@ -59,7 +59,7 @@ run: setup  ## run the whole course headless (17 minutes on 2 cores, less where 
 train: setup  ## one training from a file like src/finetuning/assets/launch/train.yaml (2 minutes or days; CONFIG= PROCESSES= FRESH=1)
 	@$(BIN)/python -m finetuning train $(if $(PROCESSES),--processes "$(PROCESSES)") $(if $(FRESH),--fresh) -- "$$GIVEN_CONFIG"
 
-# Two workers with a thread each share the files out; what measures the clock, the course itself above all, runs alone after them.
+# Two workers with a thread each, one of them busy with the course itself most of the time; what measures the clock runs alone after them.
 PYTEST := python -m pytest --durations 10
 SHARED := OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m
 

@@ -1,7 +1,7 @@
 """Shared by the tests: a tiny T5 made on the fly, runs in a temporary folder, one real run of the whole course.
 
-Two workers of pytest-xdist share the tests out by file. What measures the clock, as all that looks at the one run of
-the whole course does, is marked ``alone`` and runs after them.
+Two workers of pytest-xdist share the tests out: the files that look at the one run of the whole course go to the same
+one, the others file by file. What measures the clock is marked ``alone`` and runs after them.
 """
 
 import os
@@ -22,8 +22,9 @@ needs_imdb = pytest.mark.skipif(
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
+COURSE = ("test_course", "test_summaries", "test_slides", "test_repository")  # all that use ``pocket_run``
 # These files first, so that two workers end at about the same time.
-LONG = ("test_survival", "test_course", "test_deepspeed", "test_launch_assets")
+LONG = ("test_course", "test_small", "test_survival", "test_deepspeed", "test_launch_assets")
 
 # No test may reach the network; those about the Hub use a stand-in and a closed port of this machine.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -41,11 +42,23 @@ def finetuning(*arguments, runs, **environment):
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "the course" if Path(file).stem in COURSE else file
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "pocket_run" in item.fixturenames:  # the course says how long its lessons take
+        if "pocket_run" in item.fixturenames:
+            assert item.path.stem in COURSE, f"{item.path} uses pocket_run, and would run the whole course once more"
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.alone)
         if item.get_closest_marker("soak"):
             proves = item.function.__doc__.splitlines()[0]
             item.user_properties.append(("proves", proves + item.name.removeprefix(item.originalname)))

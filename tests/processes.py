@@ -104,3 +104,14 @@ def small_course(folder, *codes):
         notebook.cells = [*keep, nbformat.v4.new_code_cell(code, id=f"{path.stem[:2]}-code")]
         nbformat.write(notebook, folder / "notebooks" / path.name)
     return folder
+
+
+def outputs(copy):
+    """All text that the cells of an executed notebook put out, by cell id."""
+    notebook = nbformat.read(copy, as_version=4)
+    shown = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            texts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+            shown[cell.id] = "\n".join(texts)
+    return shown

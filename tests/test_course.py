@@ -1,4 +1,4 @@
-"""The course itself: executed headless, whole, on the shipped defaults and on real reviews."""
+"""The course itself: executed headless, whole, on the shipped defaults."""
 
 import json
 import re
@@ -6,9 +6,9 @@ from dataclasses import fields
 
 import nbformat
 import pytest
-from conftest import IMDB, NOTEBOOKS, finetuning, needs_imdb
+from conftest import NOTEBOOKS, finetuning
 from datasets import load_from_disk
-from processes import SPEED_OF_LESSON_03, course_without, said, small_course, start
+from processes import outputs, small_course
 
 from finetuning.course.runner import run_course
 from finetuning.data import prepare
@@ -18,17 +18,6 @@ from finetuning.models import load_tokenizer
 from finetuning.profiles import choose
 from finetuning.results import ResultRow
 from finetuning.workspace import LESSONS
-
-
-def outputs(copy):
-    """All text that the cells of an executed notebook put out, by cell id."""
-    notebook = nbformat.read(copy, as_version=4)
-    shown = {}
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            texts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
-            shown[cell.id] = "\n".join(texts)
-    return shown
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +134,7 @@ def test_lessons_keep_the_minutes_they_announce(pocket_run):
             re.search(r"cells run in (\d+) minute", nbformat.read(path, as_version=4).cells[0].source).group(1)
         )
         seconds = nbformat.read(pocket_run[1] / "notebooks" / path.name, as_version=4).metadata["finetuning"]["seconds"]
-        assert seconds <= 60 * minutes * 1.5, path.stem  # half as much again for a busy machine
+        assert seconds <= 60 * minutes * 2, path.stem  # it shares two cores with other tests
 
 
 def test_executed_copies_are_free_of_noise(pocket_run):
@@ -176,67 +165,6 @@ def test_a_second_run_skips_what_is_done_and_a_changed_setting_is_refused(pocket
     assert again.returncode == 0 and again.stdout.count("done before") == len(LESSONS)
     other = finetuning("run", "--seed", 2, runs=pocket_run[1].parent)
     assert other.returncode == 1 and "run with seed 1, not 2" in other.stderr and "Traceback" not in other.stderr
-
-
-@pytest.mark.soak
-@needs_imdb
-def test_real_reviews_through_the_same_lessons(tmp_path):
-    """All lessons on a seeded slice of IMDb: leaks found, everything measured, fine-tuned better than chance."""
-    done = finetuning("run", "--reviews", IMDB, "--limit", 400, "--name", "imdb", runs=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads((tmp_path / "imdb" / "results.json").read_text())
-    rows = {row["method"]: row for row in results["rows"]}
-    assert results["run"]["dataset"] == "imdb" and {row["n_test"] for row in rows.values()} == {400}
-    assert set(rows) >= {"tfidf", "as_shipped", "deepspeed_zero3", "deepspeed_zero2_offload"}
-    assert rows["trainer"]["accuracy_low"] > max(
-        rows["majority"]["accuracy_high"], rows["from_scratch"]["accuracy_high"]
-    )
-    shown = outputs(tmp_path / "imdb" / "notebooks" / "01_prepare_data.ipynb")
-    assert re.search(r"train +[1-9]\d* of 400 reviews changed", shown["01-clean-all"])
-
-
-WIDTHS = {"narrow": {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_heads": 4}, "full": {}}
-
-
-@pytest.mark.slow
-@needs_imdb
-@pytest.mark.parametrize("width", ["narrow", pytest.param("full", marks=pytest.mark.soak)])
-def test_the_whole_course_as_profile_small_runs_it(width, tmp_path):
-    """All lessons on the path of profile small: T5's tokenizer and vocabulary, real reviews, 2 of t5-small's 6 layers.
-
-    80 short reviews; the layers are narrow (and lesson 03 without its charts of speed, and no lesson 05), or as wide as
-    t5-small's. The weights are random: the Hub is out of reach.
-    """
-    import pandas as pd
-    import torch
-    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
-
-    shared = IMDB.parent / "t5-small-tokenizer"
-    torch.manual_seed(0)
-    shape = T5Config.from_pretrained(shared, num_layers=2, num_decoder_layers=2, **WIDTHS[width])
-    assert shape.vocab_size == 32128 and (width == "narrow" or shape.d_model == 512)
-    model = T5ForConditionalGeneration(shape)
-    if width == "narrow":  # else it would not learn eight reviews by heart in lesson 03's few steps
-        model.decoder.final_layer_norm.weight.data.fill_(4)
-    model.save_pretrained(tmp_path / "t5")
-    AutoTokenizer.from_pretrained(shared).save_pretrained(tmp_path / "t5")
-    (tmp_path / "imdb").mkdir()
-    for split in ("train", "test"):
-        reviews = pd.read_parquet(IMDB / f"{split}.parquet")
-        short = reviews[reviews["text"].str.split().str.len() < 70]
-        chosen = pd.concat([short[short["label"] == label].head(20) for label in (0, 1)])
-        chosen.to_parquet(tmp_path / "imdb" / f"{split}.parquet", index=False)
-    course = course_without(tmp_path / "course", *(SPEED_OF_LESSON_03 if width == "narrow" else ()))
-    arguments = ("--profile", "small", "--base-model", tmp_path / "t5", "--reviews", tmp_path / "imdb")
-    if width == "narrow":  # lesson 05 starts processes again and again, as it does on profile pocket
-        arguments += ("--lessons", ",".join(lesson[:2] for lesson in LESSONS if lesson != "05_train_on_a_cluster"))
-    assert start(tmp_path, *arguments, cwd=course).wait(timeout=3600) == 0, said(tmp_path)
-    results = json.loads((tmp_path / "small" / "results.json").read_text())
-    assert results["run"]["model"] == "t5" and results["run"]["profile"] == "small"
-    rows = {row["method"]: row for row in results["rows"]}
-    assert set(rows) >= {"majority", "tfidf", "as_shipped", "trainer", "from_scratch", "deepspeed_zero3"}
-    assert rows["trainer"]["parameters"] == rows["deepspeed_zero3"]["parameters"] == model.num_parameters()
-    assert all(row["n_test"] == 40 for row in rows.values())
 
 
 @pytest.mark.slow
