@@ -63,7 +63,7 @@ train: setup  ## one training from a file like src/finetuning/assets/launch/trai
 PYTEST := python -m pytest --durations 10
 SHARED := OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m
 
-test: lint  ## all that CI runs: lint, unit tests, the whole course (32 minutes on 2 cores, less where bfloat16 is fast)
+test: lint  ## all that CI runs: lint, unit tests, the whole course (28 minutes on 2 cores, less where bfloat16 is fast)
 	@$(SHARED) "not soak and not alone"
 	@$(BIN)/$(PYTEST) -m "alone and not soak"
 

@@ -134,7 +134,8 @@ def test_lessons_keep_the_minutes_they_announce(pocket_run):
             re.search(r"cells run in (\d+) minute", nbformat.read(path, as_version=4).cells[0].source).group(1)
         )
         seconds = nbformat.read(pocket_run[1] / "notebooks" / path.name, as_version=4).metadata["finetuning"]["seconds"]
-        assert seconds <= 60 * minutes * 2, path.stem  # it shares two cores with other tests
+        # On one of two cores, beside other tests, a lesson takes up to 1.7 times as long; half as much again may be.
+        assert seconds <= 60 * minutes * 2.5, path.stem
 
 
 def test_executed_copies_are_free_of_noise(pocket_run):
