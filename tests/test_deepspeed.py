@@ -184,6 +184,7 @@ print("as in theory")
 """
 
 
+@trains
 def test_gpus_send_what_deepspeed_asks_for(tiny_model, tmp_path):
     """What a GPU's network would send: every collective that DeepSpeed calls, at NCCL's price of it in passes."""
     script = tmp_path / "counted.py"

@@ -118,6 +118,7 @@ def test_every_review_gets_its_own_score_in_the_order_of_the_file(kind, label, f
     assert usage == {"prompt": SETTINGS.prompt, "max_length": 32, "label_words": list(LABEL_WORDS)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_int8(), reason="no right 8-bit products of oneDNN here")
 def test_eight_bits_answer_nearly_the_same_and_say_how_nearly_on_the_runs_test_reviews(runs, tmp_path, capsys):
     model = runs / "pocket" / "models" / "trainer"
