@@ -105,7 +105,7 @@ def plan(
         _require_positive("Each number in tokens", count)
     shape = t5_shape(model)
     usable = int(card * (1 - SPARE)) - CONTEXT_BYTES
-    _require_positive("lora, the rank,", lora or 1)
+    _require_positive("lora, the rank,", lora or 1)  # 0: none are asked for
     setting = {"tokens": tuple(tokens), "checkpointing": checkpointing, "lora": lora}
     rows = [_row(shape, strategy, gpus, usable, setting) for strategy in STRATEGIES]
     rows.sort(key=lambda row: not row.micro_batch)  # stable: what fits, simplest first
