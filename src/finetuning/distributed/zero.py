@@ -13,7 +13,8 @@ from finetuning.errors import CourseError
 from finetuning.profiles import ASSETS
 
 CONFIGURATIONS = ASSETS / "deepspeed"
-KEYS = (CONFIGURATIONS / "keys.txt").read_text(encoding="utf-8").split()  # at the top of a configuration
+# Of a configuration; "a.b" is the key b within a. Sections of which none is named are left to DeepSpeed.
+KEYS = (CONFIGURATIONS / "keys.txt").read_text(encoding="utf-8").split()
 
 
 def import_deepspeed() -> ModuleType:
@@ -63,7 +64,8 @@ def stage_of(settings: dict) -> int:
 def check_configuration(path: Path) -> None:
     """Raise CourseError where DeepSpeed's JSON file cannot be read, or asks for what DeepSpeed passes over in silence.
 
-    That is a key at its top that DeepSpeed does not know, and offload in a stage that has none.
+    That is a key at its top that DeepSpeed does not know, and offload in a stage that has none. A wrong key further
+    in, at which the ranks would stop, is named as well.
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -73,11 +75,7 @@ def check_configuration(path: Path) -> None:
     except (OSError, ValueError, AttributeError, TypeError) as error:
         way = f"compare it with {CONFIGURATIONS / 'zero2.json'}."
         raise CourseError(f"{path} is no DeepSpeed configuration that can be read ({error}); {way}") from error
-    for key in settings:
-        if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, n=1)
-            way = f"did you mean {near[0]!r}?" if near else "take it out; DeepSpeed would pass over it in silence."
-            raise CourseError(f"{path}: DeepSpeed has no key {key!r}; {way}")
+    _check_keys(settings, path)
     key = "stage3_gather_16bit_weights_on_model_save"
     if stage == 3 and not sharding.get(key):
         raise CourseError(f"{path}: stage 3 saves no weights without {key}: true; add it to zero_optimization.")
@@ -85,6 +83,18 @@ def check_configuration(path: Path) -> None:
         if key in sharding and stage < lowest:
             way = f"take stage {lowest} or more, or leave the key out."
             raise CourseError(f"{path}: ZeRO stage {stage} cannot do {key}; {way}")
+
+
+def _check_keys(settings: dict, path: Path, within: str = "") -> None:
+    known = [key[len(within) :] for key in KEYS if key.startswith(within) and "." not in key[len(within) :]]
+    for key, value in settings.items() if known else ():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            way = f"did you mean {near[0]!r}?" if near else "take it out."
+            where = f" in {within[:-1]}" if within else ""
+            raise CourseError(f"{path}: DeepSpeed has no key {key!r}{where}; {way}")
+        if isinstance(value, dict):
+            _check_keys(value, path, f"{within}{key}.")
 
 
 def extensions_folder() -> Path:
