@@ -20,8 +20,8 @@ from processes import wait_until
 from finetuning.data import prepare, save_splits
 from finetuning.distributed import jobs, launch
 from finetuning.distributed.planner import FAMILY, plan
-from finetuning.distributed.train import prepared_reviews
-from finetuning.distributed.zero import configuration, stage_of
+from finetuning.distributed.prepared import prepared_reviews
+from finetuning.distributed.zero import KEYS, configuration, import_deepspeed, stage_of
 from finetuning.errors import CourseError
 from finetuning.metrics import measure
 from finetuning.models import load_tokenizer
@@ -103,6 +103,13 @@ def test_wrong_deepspeed_configurations_are_named_before_the_start(tmp_path):
     path = tmp_path / "own.json"
     for text, says in (
         ('{"gradient_cliping": 1.0}', "has no key 'gradient_cliping'; did you mean 'gradient_clipping'"),
+        ('{"zero_optimization.stage": 1}', "has no key 'zero_optimization.stage'; did you mean 'zero_optimization'"),
+        ('{"zero_optimization": {"stge": 2}}', "has no key 'stge' in zero_optimization; did you mean 'stage'"),
+        (
+            '{"zero_optimization": {"stage": 2, "offload_optimizer": {"devise": "cpu"}}}',
+            "has no key 'devise' in zero_optimization.offload_optimizer; did you mean 'device'",
+        ),
+        ('{"bf16": {"qwert": true}}', "has no key 'qwert' in bf16; take it out"),
         ('{"zero_optimization": 2}', "is no DeepSpeed configuration that can be read"),
         ('{"zero_optimization": {"stage": 2, "offload_param": {}}}', "ZeRO stage 2 cannot do offload_param"),
         ('{"zero_optimization": {"stage": 3}}', "stage 3 saves no weights without stage3_gather"),
@@ -114,6 +121,23 @@ def test_wrong_deepspeed_configurations_are_named_before_the_start(tmp_path):
     assert stage_of(jobs.Training("x", deepspeed=str(path)).deepspeed_settings) == 0
     path.write_text('{"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}')
     assert jobs.Training("x", deepspeed=str(path)).deepspeed_settings == configuration("zero2")
+
+
+def test_the_keys_that_are_known_are_those_of_the_installed_deepspeed():
+    import_deepspeed()
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero import config, offload_config
+
+    sections = {
+        "bf16": DeepSpeedBF16Config,
+        "fp16": DeepSpeedFP16Config,
+        "zero_optimization": config.DeepSpeedZeroConfig,
+        "zero_optimization.offload_param": offload_config.DeepSpeedZeroOffloadParamConfig,
+        "zero_optimization.offload_optimizer": offload_config.DeepSpeedZeroOffloadOptimizerConfig,
+    }
+    for section, model in sections.items():
+        theirs = {name for key, field in model.model_fields.items() for name in (key, field.alias or key)}
+        assert {key.rpartition(".")[2] for key in KEYS if key.rpartition(".")[0] == section} == theirs
 
 
 def test_a_missing_file_and_a_step_that_cannot_be_shared_out(tmp_path):
