@@ -20,7 +20,7 @@ from processes import wait_until
 from finetuning.data import prepare, save_splits
 from finetuning.distributed import jobs, launch
 from finetuning.distributed.planner import FAMILY, plan
-from finetuning.distributed.prepared import prepared_reviews
+from finetuning.distributed.run_files import prepared_reviews
 from finetuning.distributed.zero import KEYS, configuration, import_deepspeed, stage_of
 from finetuning.errors import CourseError
 from finetuning.metrics import measure

@@ -132,8 +132,6 @@ class Bench:
         ladder = recipes.training_recipes()
         ours = our_recipe()
         beside = {"tried: SDPA attention": replace(ours, attention="sdpa")}
-        if ours.bf16:  # not in the recipe, because the Trainer's checkpoints would not hold the copies
-            beside["tried: bf16 weights, fp32 copies for AdamW"] = replace(ours, bf16=False, bf16_weights=True)
         measured = take_turns(
             self.apart(time_training), ladder | beside, rounds=self.rounds,
             say=lambda line: self.say(f"training, {line}"), make_model=self.make_model, rows=self.rows,

@@ -56,9 +56,9 @@ def profile_training(
 ) -> dict[str, float]:
     """The ``operator_profile`` of one step by ``recipe`` on a batch of (rows, labels)."""
     training = Training(make_model(), recipe, answers, limit)
-    with recipes.memory_kept(recipe.keep_memory):
-        training.step(*pair)
-        return operator_profile(partial(training.step, *pair))
+    recipes.keep_freed_memory(recipe.keep_memory)
+    training.step(*pair)
+    return operator_profile(partial(training.step, *pair))
 
 
 def profile_prediction(
@@ -72,6 +72,6 @@ def profile_prediction(
     """The ``operator_profile`` of answering all ``rows`` by ``recipe``."""
     answer = answer_by(recipe, make_model().eval(), words, limit)
     batches = prediction_batches(recipe, [len(row) for row in rows], BATCH)
-    with recipes.memory_kept(recipe.keep_memory):
-        predict(answer, rows, batches)
-        return operator_profile(partial(predict, answer, rows, batches))
+    recipes.keep_freed_memory(recipe.keep_memory)
+    predict(answer, rows, batches)
+    return operator_profile(partial(predict, answer, rows, batches))

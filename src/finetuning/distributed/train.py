@@ -18,11 +18,10 @@ from transformers.utils import logging
 
 from finetuning.distributed import process
 from finetuning.distributed.jobs import Training, read_trainings
-from finetuning.distributed.kept import record, save_best, score
 from finetuning.distributed.memory import innermost
 from finetuning.distributed.meter import StepMeter
 from finetuning.distributed.planner import t5_shape
-from finetuning.distributed.prepared import in_order, prepared_reviews
+from finetuning.distributed.run_files import in_order, prepared_reviews, record, save_best, score
 from finetuning.distributed.zero import built_cpu_adam, import_deepspeed
 from finetuning.errors import CourseError
 from finetuning.files import write_atomically

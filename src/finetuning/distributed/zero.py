@@ -91,8 +91,7 @@ def _check_keys(settings: dict, path: Path, within: str = "") -> None:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             way = f"did you mean {near[0]!r}?" if near else "take it out."
-            where = f" in {within[:-1]}" if within else ""
-            raise CourseError(f"{path}: DeepSpeed has no key {key!r}{where}; {way}")
+            raise CourseError(f"{path}: DeepSpeed has no key {key!r}{within and f' in {within[:-1]}'}; {way}")
         if isinstance(value, dict):
             _check_keys(value, path, f"{within}{key}.")
 

@@ -11,7 +11,7 @@ from finetuning.batching import length_sorted_batches, padded
 from finetuning.errors import CourseError
 from finetuning.labels import Rows
 from finetuning.speed.prediction import BATCH, PredictionRecipe, answer_by, predict, prediction_batches
-from finetuning.speed.recipes import Recipe, Training, memory_kept
+from finetuning.speed.recipes import Recipe, Training, keep_freed_memory
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -111,6 +111,6 @@ def time_prediction(
     """Reviews per second of answering ``rows`` by ``recipe`` (``speed``), and the ``logits``, (reviews, words)."""
     answer = answer_by(recipe, make_model().eval(), words, limit)
     batches = prediction_batches(recipe, [len(row) for row in rows], BATCH)
-    with memory_kept(recipe.keep_memory):
-        logits, seconds = predict(answer, rows, batches)
+    keep_freed_memory(recipe.keep_memory)
+    logits, seconds = predict(answer, rows, batches)
     return {"speed": len(rows) / seconds, "logits": logits}

@@ -3,8 +3,7 @@
 import ctypes
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +28,6 @@ class Recipe:
     fused: bool = False  # AdamW in one pass over the parameters
     keep_memory: bool = False  # freed memory stays with the process
     attention: str = "eager"
-    bf16_weights: bool = False  # the model itself in bfloat16, and an fp32 copy of its weights for AdamW
 
 
 def training_recipes() -> dict[str, Recipe]:
@@ -73,16 +71,6 @@ def keep_freed_memory(keep: bool = True) -> None:
         libc.malloc_trim(0)
 
 
-@contextmanager
-def memory_kept(keep: bool) -> Iterator[None]:
-    """``keep_freed_memory(keep)`` for the time of a ``with`` block; afterwards large pieces are given back again."""
-    keep_freed_memory(keep)
-    try:
-        yield
-    finally:
-        keep_freed_memory(False)
-
-
 class Training:
     """A training of ``model`` by ``recipe`` with AdamW and clipped gradients, a batch at a time.
 
@@ -104,12 +92,8 @@ class Training:
         model.set_attn_implementation(recipe.attention)
         rows = [torch.tensor(answer) for answer in answers]
         self.answers = pad_sequence(rows, batch_first=True, padding_value=-100).to(model.device)
-        if recipe.bf16_weights:
-            self.copies = [weight.detach().float().clone().requires_grad_() for weight in model.parameters()]
-            model.bfloat16()
-        stepped = self.copies if recipe.bf16_weights else model.parameters()
         loops = {"fused": recipe.fused, "foreach": not recipe.fused}
-        self.optimizer = torch.optim.AdamW(stepped, lr=learning_rate, weight_decay=0.01, **loops)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, **loops)
         self.schedule = get_constant_schedule(self.optimizer)
         if steps is not None:
             self.schedule = get_linear_schedule_with_warmup(self.optimizer, steps // 10, steps)
@@ -125,28 +109,21 @@ class Training:
         loss = label_token_loss(outputs, wanted)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        if self.recipe.bf16_weights:
-            for weight, copied in zip(self.model.parameters(), self.copies, strict=True):
-                copied.grad = weight.grad.float()
         self.optimizer.step()
         self.schedule.step()
-        if self.recipe.bf16_weights:
-            with torch.no_grad():
-                torch._foreach_copy_(list(self.model.parameters()), self.copies)
         self.optimizer.zero_grad()
-        self.model.zero_grad()
         return loss.item()
 
     def seconds(self, batches: Sequence[tuple[Rows, Sequence[int]]]) -> np.ndarray:
         """Seconds of a step on each of the batches of (rows, labels), after two on the first that get the memory."""
+        keep_freed_memory(self.recipe.keep_memory)
         taken = []
-        with memory_kept(self.recipe.keep_memory):
-            for _ in range(2):
-                self.step(*batches[0])
-            for rows, labels in batches:
-                synchronize()
-                began = time.perf_counter()
-                self.step(rows, labels)
-                synchronize()
-                taken.append(time.perf_counter() - began)
+        for _ in range(2):
+            self.step(*batches[0])
+        for rows, labels in batches:
+            synchronize()
+            began = time.perf_counter()
+            self.step(rows, labels)
+            synchronize()
+            taken.append(time.perf_counter() - began)
         return np.array(taken)
