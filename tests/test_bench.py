@@ -155,6 +155,7 @@ def test_too_few_reviews_are_told():
         contenders.sample_batches(np.arange(9), 16, 4)
 
 
+@pytest.mark.slow
 def test_a_wrong_number_of_rounds_is_told():
     ended = subprocess.run(
         [sys.executable, "-m", "authoring", "bench", "--rounds", "0"], cwd=ROOT, capture_output=True, text=True
@@ -163,6 +164,7 @@ def test_a_wrong_number_of_rounds_is_told():
     assert ended.stderr == "--rounds must be at least 1.\n"
 
 
+@pytest.mark.slow
 def test_each_measurement_has_a_process_of_its_own():
     assert len({os.getpid(), in_own_process(os.getpid), in_own_process(os.getpid)}) == 3
 

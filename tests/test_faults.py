@@ -47,11 +47,11 @@ REVIEWS = "text,label\n" + "".join(f"a {'fine' if i % 2 else 'poor'} film number
 FAULTS = []
 
 
-def fault(name, sentence):
+def fault(name, sentence, marks=()):
     """Put a cause into the table: a function of the world that raises CourseError or returns what was said."""
 
     def add(cause):
-        FAULTS.append(pytest.param(name, sentence, cause, id=name.replace(" ", "-")))
+        FAULTS.append(pytest.param(name, sentence, cause, id=name.replace(" ", "-"), marks=marks))
         return cause
 
     return add
@@ -241,7 +241,7 @@ def _(world):
     run_course(lessons=["06_nowhere"])
 
 
-@fault("Ctrl-C", "stopped; the same command goes on from the last finished lesson")
+@fault("Ctrl-C", "stopped; the same command goes on from the last finished lesson", pytest.mark.slow)
 def _(world):
     runs = world.path / "stopped"
     process = start(runs, "--lessons", "00")
@@ -271,7 +271,11 @@ def _(world):
     launch.run(jobs.training_job(world.workspace, "x", steps=3), launcher="deepspeed")
 
 
-@fault("launch: a rank dies", "stopped, a rank was killed .*The way out: it ran out of memory or was killed")
+@fault(
+    "launch: a rank dies",
+    "stopped, a rank was killed .*The way out: it ran out of memory or was killed",
+    pytest.mark.slow,
+)
 def _(world):
     launch.run(jobs.training_job(world.workspace, "dies", steps=3, die_at=1), ranks=1, launcher="python")
 

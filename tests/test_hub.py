@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from hub import IMPATIENT, SMALL, TOKENIZER, hub_fixture, load_fixture, worker_fixture  # noqa: F401
 
 
@@ -81,6 +82,7 @@ def test_only_safetensors_and_no_code_of_the_hub(hub, load, tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_not_there_ends_in_a_sentence(tmp_path):
     """The command line against a closed port, with an empty cache."""
     away = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "cache")}

@@ -118,6 +118,7 @@ def test_the_slurm_script_is_bash_and_asks_for_what_it_starts(slurm):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_slurm_script_wants_a_training_and_passes_failures_on(slurm):
     said, done = slurm()
     assert done.returncode != 0 and "name the YAML file of a training" in done.stderr and not said

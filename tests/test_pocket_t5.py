@@ -164,6 +164,7 @@ def test_test_reviews_never_reach_the_corpus(small_judge, tmp_path):
     assert [tokenizer.decode(row) for row in rows] == texts
 
 
+@pytest.mark.slow
 @needs_imdb
 def test_the_real_corpus_holds_no_evaluation_text():
     texts, _ = pretrain.training_reviews(IMDB)

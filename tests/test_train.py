@@ -147,6 +147,7 @@ def test_a_missing_file_and_a_step_that_cannot_be_shared_out(tmp_path):
         jobs.Training("x", batch_size=16).shares(3)
 
 
+@pytest.mark.slow
 def test_starting_over_leaves_what_the_lessons_left(written, tmp_path, monkeypatch):
     """A training of the run's own name, started over where the lessons have been; 16 reviews are no three shares."""
     monkeypatch.setenv("FINETUNING_RUNS", str(tmp_path / "runs"))
@@ -224,6 +225,7 @@ def test_printed_commands_can_be_typed():
             assert subprocess.run([program, "--help"], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("torch.distributed.run", "--nproc_per_node=2", "-m"), ()])
 def test_without_the_command_line_a_wrong_file_is_named_too(written, words):
     file = written("epoch: 3")
