@@ -1,5 +1,6 @@
 """Shared by the tests that start runs: real processes, what they leave behind, and courses of small lessons."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -56,11 +57,20 @@ def wait_until(condition, seconds, *, every=0.02):
     return True
 
 
+def written(folder, pattern):
+    """The files of this pattern, and when each was written."""
+    found = set()
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # gone again
+            found.add((path, path.stat().st_mtime_ns))
+    return found
+
+
 def appears(folder, pattern, process):
-    """Whether a new file of this pattern comes while the process lives; some stay for milliseconds."""
-    before = set(folder.glob(pattern))
-    wait_until(lambda: set(folder.glob(pattern)) - before or process.poll() is not None, 200, every=0.002)
-    return process.poll() is None and set(folder.glob(pattern)) - before
+    """Whether a file of this pattern is written while the process lives; some stay for milliseconds."""
+    before = written(folder, pattern)
+    wait_until(lambda: written(folder, pattern) - before or process.poll() is not None, 200, every=0.002)
+    return process.poll() is None and written(folder, pattern) - before
 
 
 def course_without_lessons(folder):
