@@ -63,7 +63,6 @@ def accuracy_of_a_seed(pocket: Profile, seed: int, say: Callable[[str], None]) -
         logits, _ = prediction.predict(by_one_step(model, words), rows["test"], length_sorted_batches(ends, 64))
         result[name] = float(np.mean(logits.argmax(1) == truth))
         say(f"accuracy, seed {seed}: {name:5} {result[name]:.4f} in {time.perf_counter() - began:.0f} s")
-    result["int8"], result["same_answers_int8"] = result["ours"], 1.0
     if eight_bits := prediction.prediction_recipes(model.config).get("8-bit integers"):
         answer = prediction.answer_by(eight_bits, model, words, max(ends))
         eight, _ = prediction.predict(answer, rows["test"], prediction.prediction_batches(eight_bits, ends, BATCH))
@@ -85,14 +84,14 @@ def accuracy_over_seeds(pocket: Profile, seeds: int, kept: Path, say: Callable[[
             done[str(seed)] = accuracy_of_a_seed(pocket, seed, say)
             write_atomically(kept, json.dumps({"of": of_what, "seeds": done}, indent=1))
     pairs = list(done.values())
+    measured = [name for name in ("usual", "ours", "int8", "same_answers_int8") if all(name in pair for pair in pairs)]
     gain = np.array([pair["ours"] - pair["usual"] for pair in pairs])
     return {
         "model": describe(pocket.model),
         "n_test": pairs[0]["n_test"],
         "seeds": seeds,
-        **{name: float(np.mean([pair[name] for pair in pairs])) for name in ("usual", "ours", "int8")},
+        **{name: float(np.mean([pair[name] for pair in pairs])) for name in measured},
         "ours_minus_usual": float(gain.mean()),
         "standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))),
-        "same_answers_int8": float(np.mean([pair["same_answers_int8"] for pair in pairs])),
         "by_seed": done,
     }

@@ -115,6 +115,7 @@ def _front_door(measured: dict) -> list[str]:
     few = f"seconds for {FEW} reviews"
     head = ("whole commands", "reviews/s (lowest-highest)", "times the usual", few, "same answers")
     lacking = "" if any(name.startswith("CTranslate2") for name in ways) else " CTranslate2 is not installed here."
+    lacking += "" if "predict --int8" in ways else " 8-bit integers do not work here."
     return [
         "## Prediction from a terminal",
         markdown_table(head, rows),
@@ -124,12 +125,16 @@ def _front_door(measured: dict) -> list[str]:
 
 
 def _accuracy(accuracy: dict) -> list[str]:
+    rounded = "8-bit integers do not work here."
+    if "int8" in accuracy:
+        rounded = (
+            f"Predicted in 8 bits {accuracy['int8']:.4f}, {accuracy['same_answers_int8']:.2%} of the answers alike."
+        )
     return [
         "## Accuracy",
         f"{accuracy['model']} fine-tuned on Pocket Reviews, {accuracy['n_test']} test reviews, mean of "
         f"{accuracy['seeds']} seeds: usual recipe {accuracy['usual']:.4f}, ours {accuracy['ours']:.4f}, difference "
-        f"{accuracy['ours_minus_usual']:+.4f} (standard error {accuracy['standard_error']:.4f}, paired by seed); "
-        f"predicted in 8 bits {accuracy['int8']:.4f}, {accuracy['same_answers_int8']:.2%} of the answers as before.",
+        f"{accuracy['ours_minus_usual']:+.4f} (standard error {accuracy['standard_error']:.4f}, paired by seed). {rounded}",
     ]
 
 
