@@ -134,7 +134,8 @@ def _accuracy(accuracy: dict) -> list[str]:
         "## Accuracy",
         f"{accuracy['model']} fine-tuned on Pocket Reviews, {accuracy['n_test']} test reviews, mean of "
         f"{accuracy['seeds']} seeds: usual recipe {accuracy['usual']:.4f}, ours {accuracy['ours']:.4f}, difference "
-        f"{accuracy['ours_minus_usual']:+.4f} (standard error {accuracy['standard_error']:.4f}, paired by seed). {rounded}",
+        f"{accuracy['ours_minus_usual']:+.4f} (standard error {accuracy['standard_error']:.4f}, paired by seed). "
+        + rounded,
     ]
 
 
