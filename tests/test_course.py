@@ -129,13 +129,17 @@ def test_lesson_05_ends_with_a_training_from_a_file(pocket_run):
 
 
 def test_lessons_keep_the_minutes_they_announce(pocket_run):
+    """Beside the others: how slow this machine is, on one of its cores beside other tests, all lessons say together."""
+    minutes, seconds = {}, {}
     for path in NOTEBOOKS:
-        minutes = int(
-            re.search(r"cells run in (\d+) minute", nbformat.read(path, as_version=4).cells[0].source).group(1)
-        )
-        seconds = nbformat.read(pocket_run[1] / "notebooks" / path.name, as_version=4).metadata["finetuning"]["seconds"]
-        # On one of two cores, beside other tests, a lesson takes up to 1.7 times as long; half as much again may be.
-        assert seconds <= 60 * minutes * 2.5, path.stem
+        said = nbformat.read(path, as_version=4).cells[0].source
+        minutes[path.stem] = int(re.search(r"cells run in (\d+) minute", said).group(1))
+        executed = nbformat.read(pocket_run[1] / "notebooks" / path.name, as_version=4)
+        seconds[path.stem] = executed.metadata["finetuning"]["seconds"]
+    slowness = sum(seconds.values()) / 60 / sum(minutes.values())
+    assert slowness < 4
+    for lesson in minutes:
+        assert seconds[lesson] <= 60 * minutes[lesson] * 1.6 * max(1, slowness), lesson
 
 
 def test_executed_copies_are_free_of_noise(pocket_run):
