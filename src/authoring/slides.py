@@ -8,6 +8,7 @@ time. The pages need no network.
 from __future__ import annotations
 
 import base64
+import html
 import math
 import re
 import shutil
@@ -267,9 +268,9 @@ def _code_pieces(cell: NotebookNode, kind: str) -> list[NotebookNode]:
 
 
 def _table_output(output: NotebookNode, rows: int = 20) -> tuple[NotebookNode, float]:
-    """A table as an output with its height.
+    """A table, or a text with marked words, as an output with its height.
 
-    Many rows or columns are set in small type, rows beyond ``rows`` left out.
+    Many rows or columns and long texts are set in small type, rows beyond ``rows`` left out.
     """
     from nbformat.v4 import new_output
 
@@ -278,10 +279,13 @@ def _table_output(output: NotebookNode, rows: int = 20) -> tuple[NotebookNode, f
     for line in lines[rows + 1 :]:
         shown = shown.replace(line, "")
     lines = lines[: rows + 1]
-    if len(lines) <= 14 and max((line.count("<t") - 1 for line in lines), default=0) <= 9:
-        return output, 38 * len(lines) + 20
+    text = html.unescape(re.sub("<.*?>", "", shown))
+    columns = max((line.count("<t") - 1 for line in lines), default=0)
+    if len(lines) <= 14 and columns <= 9 and (lines or len(text) <= 300):
+        return output, 38 * (len(lines) or _lines(text, 90)) + 20
     small = f'<div class="small">{shown}</div>'
-    return new_output("display_data", data={"text/html": small}), 26 * len(lines) + 50
+    height = 26 * len(lines) + 50 if lines else 30 * _lines(text, 90) + 30
+    return new_output("display_data", data={"text/html": small}), height
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
