@@ -130,6 +130,7 @@ def test_the_keys_that_are_known_are_those_of_the_installed_deepspeed():
 
     sections = {
         "bf16": DeepSpeedBF16Config,
+        "bfloat16": DeepSpeedBF16Config,
         "fp16": DeepSpeedFP16Config,
         "zero_optimization": config.DeepSpeedZeroConfig,
         "zero_optimization.offload_param": offload_config.DeepSpeedZeroOffloadParamConfig,

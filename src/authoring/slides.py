@@ -259,7 +259,7 @@ def _code_pieces(cell: NotebookNode, kind: str) -> list[NotebookNode]:
             height = _png_height(data["image/png"])
             height = output.metadata["room"] = free if 400 <= free < height else height
         else:
-            output, height = _table_output(output)
+            output, height = _html_output(output)
         piece = _cell(new_code_cell, cell.source, "-" if pieces else kind, height)
         piece.outputs, piece.metadata["transient"] = [output], {"remove_source": True}
         piece.metadata["keep"] = bool(pieces)
@@ -267,7 +267,7 @@ def _code_pieces(cell: NotebookNode, kind: str) -> list[NotebookNode]:
     return pieces
 
 
-def _table_output(output: NotebookNode, rows: int = 20) -> tuple[NotebookNode, float]:
+def _html_output(output: NotebookNode, rows: int = 20) -> tuple[NotebookNode, float]:
     """A table, or a text with marked words, as an output with its height.
 
     Many rows or columns and long texts are set in small type, rows beyond ``rows`` left out.

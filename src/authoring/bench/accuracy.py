@@ -18,6 +18,7 @@ from finetuning.models import load_model, load_tokenizer
 from finetuning.profiles import Profile, describe
 from finetuning.speed import prediction, recipes
 from finetuning.speed.contenders import BATCH
+from finetuning.speed.int8 import has_int8
 from finetuning.speed.recipes import Recipe, Training
 
 SHIPPED_DROPOUT = 0.1  # of every T5
@@ -76,7 +77,7 @@ def accuracy_over_seeds(pocket: Profile, seeds: int, kept: Path, say: Callable[[
 
     Finished seeds are kept in the file ``kept``.
     """
-    of_what = f"{recipes.training_recipes()} {pocket}"
+    of_what = f"{recipes.training_recipes()} {pocket}, 8-bit integers: {has_int8()}"
     before = json.loads(kept.read_text()) if kept.exists() else {}
     done = before["seeds"] if before.get("of") == of_what else {}
     for seed in range(1, seeds + 1):
@@ -84,7 +85,7 @@ def accuracy_over_seeds(pocket: Profile, seeds: int, kept: Path, say: Callable[[
             done[str(seed)] = accuracy_of_a_seed(pocket, seed, say)
             write_atomically(kept, json.dumps({"of": of_what, "seeds": done}, indent=1))
     pairs = list(done.values())
-    measured = [name for name in ("usual", "ours", "int8", "same_answers_int8") if all(name in pair for pair in pairs)]
+    measured = [name for name in ("usual", "ours", "int8", "same_answers_int8") if name in pairs[0]]
     gain = np.array([pair["ours"] - pair["usual"] for pair in pairs])
     return {
         "model": describe(pocket.model),

@@ -125,17 +125,16 @@ def _front_door(measured: dict) -> list[str]:
 
 
 def _accuracy(accuracy: dict) -> list[str]:
-    rounded = "8-bit integers do not work here."
+    eight = "8-bit integers do not work here."
     if "int8" in accuracy:
-        rounded = (
-            f"Predicted in 8 bits {accuracy['int8']:.4f}, {accuracy['same_answers_int8']:.2%} of the answers alike."
-        )
+        alike = accuracy["same_answers_int8"]
+        eight = f"Predicted in 8 bits {accuracy['int8']:.4f}, {alike:.2%} of the answers as before."
     return [
         "## Accuracy",
         f"{accuracy['model']} fine-tuned on Pocket Reviews, {accuracy['n_test']} test reviews, mean of "
         f"{accuracy['seeds']} seeds: usual recipe {accuracy['usual']:.4f}, ours {accuracy['ours']:.4f}, difference "
         f"{accuracy['ours_minus_usual']:+.4f} (standard error {accuracy['standard_error']:.4f}, paired by seed). "
-        + rounded,
+        f"{eight}",
     ]
 
 
