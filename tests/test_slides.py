@@ -8,10 +8,13 @@ import zipfile
 
 import links
 import nbformat
+import numpy as np
 import pytest
 from conftest import CHROMIUM, NOTEBOOKS, ROOT
 
 from authoring import classroom, slides
+from authoring.pocket.corpus import read_reviews
+from finetuning.evaluation.behaviour import MarkedText
 from finetuning.workspace import LESSONS
 
 MEASURE = """<script>
@@ -277,3 +280,18 @@ def test_slides_show_the_outputs_of_a_run_and_shorten_long_ones(tmp_path, runs):
     assert "shown by 01-samples" in deck and "shown by 01-balance" not in deck
     assert 15 < len(re.findall(r"<td>row \d+", deck)) < 25
     assert "more lines)" in deck and deck.count("a long line of words") < 120
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (Debian: apt install chromium)")
+def test_the_longest_review_with_marked_words_fits_on_a_slide(tmp_path, runs):
+    run_with_outputs(runs / "pocket" / "notebooks")
+    copy = runs / "pocket" / "notebooks" / f"{LESSONS[1]}.ipynb"
+    notebook = nbformat.read(copy, as_version=4)
+    words = max((review["text"] for review in read_reviews()), key=len).split()
+    marked = MarkedText(words, np.ones(len(words)), "negative with probability 1.00")
+    output = nbformat.v4.new_output("display_data", {"text/html": marked._repr_html_()})
+    next(cell for cell in notebook.cells if cell.id == "01-samples").outputs = [output]
+    nbformat.write(notebook, copy)
+    deck = slides.make_slides(tmp_path, "pocket")[1]
+    assert deck.read_text().count(f">{words[-1]}</span>") == 1
+    assert all(slide["bottom"] <= 720 for slide in measured(deck))
