@@ -63,11 +63,11 @@ train: setup  ## one training from a file like src/finetuning/assets/launch/trai
 PYTEST := python -m pytest --durations 10
 SHARED := OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m
 
-test: lint  ## all that CI runs: lint, unit tests, the whole course (28 minutes on 2 cores, less where bfloat16 is fast)
+test: lint  ## all that CI runs: lint, unit tests, the whole course (28 to 35 minutes on 2 cores, less where bfloat16 is fast)
 	@$(SHARED) "not soak and not alone"
 	@$(BIN)/$(PYTEST) -m "alone and not soak"
 
-quick: lint  ## lint and unit tests, for the edit loop (2 minutes)
+quick: lint  ## lint and unit tests, for the edit loop (3 to 4 minutes)
 	@$(SHARED) "not soak and not slow and not alone"
 	@$(BIN)/$(PYTEST) -m "alone and not soak and not slow"
 
@@ -88,7 +88,7 @@ lint: setup  ## style, types, the direction of imports, spelling, links, and no 
 	@$(BIN)/python tests/links.py
 
 # A second environment, made anew each time: what pip would install today, were nothing pinned.
-latest:  ## make test on the newest version of every library, in build/latest (20 minutes)
+latest:  ## make test on the newest version of every library, in build/latest (30 to 40 minutes)
 	@rm -rf build/latest && mkdir -p build && sed 's/==.*//' requirements.txt > build/requirements.txt
 	@$(MAKE) --no-print-directory test VENV=build/latest REQUIREMENTS=build/requirements.txt
 
